@@ -7,7 +7,8 @@
     ├─ NotADirectory
     ├─ IsADirectory
     ├─ ReadOnly
-    ├─ BadLink                  a link, key or name that is none
+    ├─ BadLink                  a link, key, address or name that is none
+    ├─ NotADrive                a folder without a drive in it
     ├─ Unavailable              nobody gave it in time
     │  ├─ TimedOut
     │  ├─ NoPeers               nobody to ask at all, or offline
@@ -54,7 +55,11 @@ class ReadOnly(DatfsError):
 
 
 class BadLink(DatfsError):
-    """The text is not a dat link, a key or a folder with a drive in it."""
+    """The text is not a dat link, a key, an address or a folder."""
+
+
+class NotADrive(DatfsError):
+    """The folder exists and holds no drive."""
 
 
 class Unavailable(DatfsError):

@@ -35,7 +35,7 @@ def parse_key(text: str) -> bytes:
     if re.fullmatch(r"[0-9a-fA-F]*", text) is None:
         raise BadLink(f"{text!r} is not a dat key: a key is 64 hexadecimal digits, 0-9 and a-f")
     if len(text) != 2 * KEY_BYTES:
-        raise BadLink(f"{text!r} has {len(text)} hexadecimal digits, a dat key has {2 * KEY_BYTES}: was it cut off?")
+        raise BadLink(f"{text!r} has {len(text)} hexadecimal digits, a dat key has 64: was it cut off?")
     return bytes.fromhex(text)
 
 
@@ -52,5 +52,5 @@ def parse_link(text: str) -> Link:
 
 
 def discovery_key(key: bytes) -> bytes:
-    """What may be shown to strangers: BLAKE2b-256 of ``hypercore`` keyed with the public key (register.md section 3)."""
+    """What may be shown to strangers: BLAKE2b-256 of ``hypercore`` keyed with the key (register.md section 3)."""
     return hashlib.blake2b(b"hypercore", digest_size=32, key=key).digest()

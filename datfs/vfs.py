@@ -10,7 +10,7 @@ Names are ``bytes``: what the kernel gives and takes, never decoded on the way.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,6 +100,10 @@ class FileTree(Protocol):
 
     async def open(self, entry: Entry) -> TreeFile:
         """Opens a file. Raises IsADirectory, BadMetadata, Unavailable, OSError."""
+        ...
+
+    def facts(self, entry: Entry) -> Mapping[bytes, bytes]:
+        """Extended attributes by name (``user.…``); never waits."""
         ...
 
     def stats(self) -> TreeStats:

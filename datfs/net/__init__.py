@@ -1,1 +1,1 @@
-"""The network side: wire protocol (pure), sessions and the swarm (trio). Nothing below :mod:`datfs.client` imports it."""
+"""The network side: wire protocol (pure), sessions and the swarm (trio). Only :mod:`datfs.client` and up import it."""

@@ -1,0 +1,15 @@
+"""All benchmarks one after the other, or their names with ``--list``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("local_read", "list_10k", "remote_read", "random_remote", "first_byte")
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(NAMES))
+        raise SystemExit
+    for name in NAMES:
+        importlib.import_module(f"bench.{name}").main(sys.argv[1:])

@@ -1,0 +1,6 @@
+"""``python -m datfs``."""
+
+from datfs.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""``datfs mount`` and ``datfs umount``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+from rich.console import Console
+
+from datfs import mountpoints
+from datfs.cli.failures import exit_code, explain
+from datfs.cli.options import TargetType, drive_options, make_options, notice
+from datfs.client import OpenDrive, Options
+from datfs.daemon import run_in_background
+from datfs.errors import DatfsError
+from datfs.link import Link
+from datfs.mount import check_fuse, run
+from datfs.mount_options import MountOptions, parse_options
+from datfs.text import show_size
+
+DEFAULT_READ_AHEAD_KB = 1024
+STATUS_INTERVAL = 1.0
+
+
+def _mount_options(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> MountOptions:
+    options = MountOptions(read_ahead_kb=DEFAULT_READ_AHEAD_KB)
+    for text in values:
+        try:
+            options = parse_options(text, options)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return options
+
+
+@click.command()
+@click.argument("link", type=TargetType())
+@click.argument("directory", type=click.Path())
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and show what goes on.")
+@click.option(
+    "-o",
+    "mount_options",
+    multiple=True,
+    callback=_mount_options,
+    metavar="OPTIONS",
+    help="allow_other, allow_root, auto_unmount, noexec, noatime, uid=, gid=, umask=, fsname=, read_ahead_kb=.",
+)
+@click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers.")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path),
+    help="Append messages of the background process here.",
+)
+@drive_options
+def mount(
+    link: Link | Path,
+    directory: str,
+    foreground: bool,
+    mount_options: MountOptions,
+    no_upload: bool,
+    log_path: Path | None,
+    version: int | None,
+    **rest: Any,
+) -> None:
+    """Mount a drive on DIRECTORY.
+
+    Returns when the mount answers; it lives on in the background until `datfs umount DIRECTORY`.
+    """
+    check_fuse()
+    # The background process leaves this folder, so every path is made whole first.
+    directory = os.path.abspath(directory)
+    if rest["cache_dir"] is not None:
+        rest["cache_dir"] = rest["cache_dir"].absolute()
+    options = make_options(upload=not no_upload, **rest)
+    target = link if isinstance(link, Link) else link.absolute()
+    mountpoints.prepare(directory)
+    serve = partial(_serve, target, directory, options, mount_options, version)
+    if foreground:
+        sys.exit(serve(None))
+    sys.exit(run_in_background(serve, log_path=str(log_path.absolute()) if log_path is not None else None))
+
+
+def _serve(
+    target: Link | Path,
+    directory: str,
+    options: Options,
+    mount_options: MountOptions,
+    version: int | None,
+    detached: Callable[[], None] | None,
+) -> int:
+    """Runs the mount to its end; returns an exit code. ``detached`` tells the parent that the mount answers."""
+    console = Console(stderr=True)
+    status = console.status("opening the drive")
+    if console.is_terminal:
+        status.start()
+
+    def ready(opened: OpenDrive) -> None:
+        status.stop()
+        if detached is not None:
+            detached()
+            return
+        notice(f"mounted version {opened.drive.version} on {directory}; stop with Ctrl-C or: datfs umount {directory}")
+        if console.is_terminal:
+            status.start()
+            trio.lowlevel.spawn_system_task(_live_line, status, opened)
+
+    try:
+        trio.run(partial(run, target, directory, options, mount_options, version=version, ready=ready, notice=notice))
+    except (DatfsError, OSError) as error:
+        status.stop()
+        print(f"datfs: {explain(error)}", file=sys.stderr)
+        return exit_code(error)
+    finally:
+        status.stop()
+    return 0
+
+
+async def _live_line(status: Any, opened: OpenDrive) -> None:
+    """What the mount does, once a second, while it is in the foreground of a terminal."""
+    swarm = opened.swarm
+    before = 0
+    while True:
+        received = swarm.bytes_in if swarm is not None else 0
+        peers = len(swarm.sessions) if swarm is not None else 0
+        content = opened.drive.content
+        waiting = opened.drive.metadata.waiting + (content.waiting if content is not None else 0)
+        rate = int((received - before) / STATUS_INTERVAL)
+        status.update(
+            f"{peers} peer{'' if peers == 1 else 's'}, {show_size(received)} received, {show_size(rate)}/s,"
+            f" {waiting} chunk{'' if waiting == 1 else 's'} waited for"
+        )
+        before = received
+        await trio.sleep(STATUS_INTERVAL)
+
+
+@click.command()
+@click.argument("directory", type=click.Path())
+def umount(directory: str) -> None:
+    """Unmount DIRECTORY: the plain way, then lazily, then by aborting the connection."""
+    way = mountpoints.unmount(directory)
+    if way is not mountpoints.Unmounted.PLAIN:
+        notice(f"{directory} was in use; {way.value}")
+
+
+COMMANDS = (mount, umount)

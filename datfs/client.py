@@ -1,0 +1,266 @@
+"""Opening a drive: its store, its registers and its peers, together, for as long as a context lasts.
+
+This is what library users get, and what the command line and the mount stand on. Nothing here knows FUSE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from datfs.drive import Drive
+from datfs.errors import BadLink, DatfsError, NotFound, StoreLocked, TimedOut, Unavailable
+from datfs.link import Link, parse_link
+from datfs.net.discovery import Discovery
+from datfs.net.discovery.static import StaticPeers
+from datfs.net.swarm import Swarm
+from datfs.net.transport import Address
+from datfs.register import Register
+from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
+from datfs.storage import RandomAccess
+from datfs.store import Store, cache_store, default_cache_dir, folder_store, memory_store
+from datfs.working_files import WorkingFiles
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL = 5.0
+REFRESH_TIMEOUT = 3.0  # how long to look for a newer version when one is here already
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open a drive.
+
+    ``peers``: addresses to dial. ``cache_dir``: None for the default. ``memory``: keep nothing. ``offline``: never
+    use the network. ``timeout``: seconds for each wait. ``upload``: answer the requests of peers. ``share_locked``:
+    if another process owns the cache, go on in memory instead of raising StoreLocked.
+    """
+
+    peers: Sequence[Address] = ()
+    cache_dir: Path | None = None
+    memory: bool = False
+    offline: bool = False
+    timeout: float = 30.0
+    upload: bool = True
+    share_locked: bool = False
+    listen: Sequence[trio.SocketListener] = field(default=())
+
+
+def target_of(text: str) -> Link | Path:
+    """A LINK argument: a dat link, a key, or a folder that holds a drive. Raises BadLink."""
+    if text.startswith(("dat:", "//")):
+        return parse_link(text)
+    if Path(text).exists():
+        return Path(text)
+    try:
+        return parse_link(text)
+    except BadLink:
+        if "/" in text or text.startswith("."):
+            raise BadLink(f"{text!r} is neither a dat:// link nor a folder that exists") from None
+        raise
+
+
+class OpenDrive:
+    """An open drive: ``drive``, its ``store``, its ``swarm`` (None for folders and offline), the ``link`` asked for."""
+
+    def __init__(self, drive: Drive, store: Store, swarm: Swarm | None, link: Link, stack: ExitStack) -> None:
+        self.drive = drive
+        self.store = store
+        self.swarm = swarm
+        self.link = link
+        self._stack = stack
+        self._registers: list[Register] = [drive.metadata.register]
+        self._scope = trio.CancelScope()
+
+    def add_register(self, register: Register) -> None:
+        """Will be flushed and closed with the rest."""
+        self._registers.append(register)
+
+    async def flush(self) -> None:
+        """Makes everything that is here durable; the waits for the disk happen in a thread. Raises OSError."""
+        for register in self._registers:
+            pending = register.begin_flush()
+            await trio.to_thread.run_sync(pending.sync)
+            pending.finish()
+
+    async def shut_down(self) -> None:
+        """Ends everything in order: readers are let go, then the network, then the store is flushed and given up.
+
+        Raises OSError if the last flush fails. A second call does nothing.
+        """
+        self.drive.close()
+        self._scope.cancel()
+        try:
+            for register in self._registers:
+                register.close()
+        finally:
+            self._stack.close()
+
+    async def run_background(self, listen: Sequence[trio.SocketListener]) -> None:
+        """Network and flusher, until :meth:`shut_down`."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                if self.swarm is not None:
+                    nursery.start_soon(self.swarm.run)
+                    if listen:
+                        nursery.start_soon(self.swarm.listen, listen)
+                if not self.store.read_only and self.store.folder is not None:
+                    nursery.start_soon(self._flush_now_and_then)
+                await trio.sleep_forever()
+
+    async def _flush_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(FLUSH_INTERVAL)
+            try:
+                await self.flush()
+            except OSError as error:
+                log.error("the cache cannot be written, what was fetched may be fetched again: %s", error)
+
+
+@contextlib.asynccontextmanager
+async def open_drive(
+    target: str | Link | Path, options: Options | None = None, *, notice: Notice = log.info
+) -> AsyncIterator[OpenDrive]:
+    """Opens a drive by link or folder; yields it when its header and newest known version are here.
+
+    ``notice`` is told, in a sentence, what a person may want to know (what is waited for, what is used instead).
+    Raises BadLink, NotADrive, StoreLocked, BadStore, BadMetadata, UnsupportedFormat, TimedOut, NoPeers, OSError.
+    """
+    options = options or Options()
+    place = target_of(target) if isinstance(target, str) else target
+    with ExitStack() as stack:
+        opened = _open(place, options, stack, notice)
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened.run_background, options.listen)
+            try:
+                await _load(opened, options, notice)
+                yield opened
+            except Exception as error:
+                failed = error  # raised again outside, so that it does not come wrapped in a group
+            finally:
+                await opened.shut_down()
+        if failed is not None:
+            raise failed
+
+
+def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice) -> OpenDrive:
+    if isinstance(place, Link):
+        store = _store_for(place, options, stack, notice)
+        key: bytes | None = place.key
+    else:
+        store, key = folder_store(place), None
+    metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
+    stack.callback(metadata.close)
+    swarm = _swarm_for(store, options)
+    source: ChunkSource = swarm or NoSource(_why_alone(store))
+    sparse = SparseRegister(metadata, source, name="metadata")
+    opened: OpenDrive
+
+    def open_content(content_key: bytes) -> SparseRegister:
+        register = _open_content(store, metadata, content_key)
+        opened.add_register(register)
+        content = SparseRegister(register, source, name="content", trusted=store.working is None)
+        if swarm is not None:
+            swarm.add_register(content)
+        return content
+
+    link = place if isinstance(place, Link) else Link(metadata.key)
+    opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack)
+    if swarm is not None:
+        swarm.add_register(sparse)
+    return opened
+
+
+def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -> Store:
+    if options.memory:
+        return memory_store()
+    try:
+        return stack.enter_context(cache_store(link.key, options.cache_dir or default_cache_dir()))
+    except StoreLocked as error:
+        if not options.share_locked:
+            raise
+        notice(f"the cache is in use by process {error.pid or '(unknown)'}; fetching into memory instead")
+        return memory_store()
+
+
+def _swarm_for(store: Store, options: Options) -> Swarm | None:
+    if options.offline or (store.read_only and not options.listen):
+        return None
+    discoveries: list[Discovery] = [StaticPeers(options.peers)]
+    return Swarm(discoveries=discoveries, upload=options.upload)
+
+
+def _why_alone(store: Store) -> str:
+    if store.read_only:
+        return "a folder is opened alone, without peers"
+    return "we are offline (--offline)"
+
+
+def _open_content(store: Store, metadata: Register, key: bytes) -> Register:
+    open_storage = store.open_storage
+    if store.working is None:
+        return Register.open(open_storage, key=key, read_only=store.read_only, prefix=store.content_prefix)
+    files = WorkingFiles(store.working, metadata)
+
+    def open_mixed(name: str) -> RandomAccess:
+        if name == f"{store.content_prefix}data":
+            return files
+        return open_storage(name)
+
+    return Register.open(open_mixed, key=key, read_only=True, prefix=store.content_prefix)
+
+
+async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
+    """Learns the newest version, as far as somebody tells, and loads the header."""
+    drive, metadata = opened.drive, opened.drive.metadata
+    known = metadata.register.length
+    if opened.swarm is not None and options.peers and not _enough(opened.link, known):
+        await _refresh(opened, options, notice)
+    if not metadata.register.length:
+        raise NotFound("the drive is empty: it has no header, and no peer has one")
+    try:
+        with trio.fail_after(options.timeout):
+            await drive.load_header()
+    except trio.TooSlowError:
+        raise TimedOut(f"the drive's header did not come within {options.timeout:g} s") from None
+
+
+def _enough(link: Link, known: int) -> bool:
+    return link.version is not None and link.version < known
+
+
+async def _refresh(opened: OpenDrive, options: Options, notice: Notice) -> None:
+    metadata = opened.drive.metadata
+    known = metadata.register.length
+    patience = min(REFRESH_TIMEOUT, options.timeout) if known else options.timeout
+    metadata.want((0,), Urgency.SOON)
+    try:
+        with trio.fail_after(patience):
+            await metadata.learn_length()
+    except (Unavailable, trio.TooSlowError) as error:
+        if known:
+            why = "no peer answered yet" if isinstance(error, trio.TooSlowError) else str(error)
+            notice(f"showing version {opened.drive.version}, which is here: {why}")
+        elif isinstance(error, DatfsError):
+            raise
+        else:
+            raise TimedOut(
+                f"no peer gave anything of dat://{metadata.register.key.hex()} within {patience:g} s: {_peers(opened)}"
+            ) from None
+    finally:
+        metadata.drop((0,), Urgency.SOON)
+
+
+def _peers(opened: OpenDrive) -> str:
+    assert opened.swarm is not None
+    count = len(opened.swarm.sessions)
+    return f"{count} connected" if count else "none is connected"

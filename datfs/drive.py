@@ -1,0 +1,261 @@
+"""A drive: a metadata and a content register seen as a tree of files (drive.md).
+
+:class:`Drive` follows one version (the head) and keeps a bounded cache of decoded metadata records.
+:class:`DriveTree`, made by :meth:`Drive.checkout`, is that version as a :class:`datfs.vfs.FileTree`.
+
+Paths are walked by the pure generators of :mod:`datfs.path_index`; this module brings the chunks that they ask for, a
+whole level at a time, so that a lookup costs as many round trips as the path has levels and not as many as there are
+names on the way.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from datfs import path_index
+from datfs.errors import BadMetadata, IsADirectory, NotADirectory, NotFound
+from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
+from datfs.open_file import OpenFile
+from datfs.path_index import Change, Child, Steps
+from datfs.sparse import SparseRegister
+from datfs.text import show_path
+from datfs.vfs import Entry, Kind, TreeStats
+
+T = TypeVar("T")
+RECORDS_KEPT = 20_000  # decoded records; a listing walks each of its names once
+OpenContent = Callable[[bytes], SparseRegister]
+
+
+class Drive:
+    """Two registers as versions of a tree. Make one with :meth:`open`.
+
+    ``key``: 32 bytes, the public key of the metadata register. ``content``: None until the header is known.
+    """
+
+    def __init__(self, metadata: SparseRegister, open_content: OpenContent) -> None:
+        self.metadata = metadata
+        self._open_content = open_content
+        self.header: Header | None = None
+        self.content: SparseRegister | None = None
+        self._records: OrderedDict[int, Record] = OrderedDict()
+
+    @property
+    def key(self) -> bytes:
+        """The drive's public key."""
+        return self.metadata.register.key
+
+    @property
+    def version(self) -> int:
+        """The newest version whose signature we have: the number of the last metadata chunk, 0 for an empty drive."""
+        return max(0, self.metadata.register.length - 1)
+
+    async def load_header(self) -> Header:
+        """Fetches metadata chunk 0 and opens the content register it names.
+
+        Raises BadMetadata or UnsupportedFormat if this register is not a drive, and as SparseRegister.ensure does.
+        """
+        if self.header is None:
+            await self.metadata.ensure((0,))
+            header = decode_header(self.metadata.register.get(0))
+            if header.content_key == self.key:
+                raise BadMetadata("the drive names its own metadata register as its content")
+            self.content = self._open_content(header.content_key)
+            self.header = header
+        return self.header
+
+    def record(self, seq: int) -> Record:
+        """The decoded metadata chunk ``seq`` >= 1, which must be held. Raises BadMetadata."""
+        record = self._records.get(seq)
+        if record is None:
+            record = decode_record(seq, self.metadata.register.get(seq))
+            self._records[seq] = record
+            if len(self._records) > RECORDS_KEPT:
+                self._records.popitem(last=False)
+        return record
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Runs a walk of the path index, fetching each batch of records that it asks for."""
+        try:
+            needed = next(steps)
+            while True:
+                await self.metadata.ensure(needed)
+                needed = steps.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def checkout(self, version: int | None = None) -> DriveTree:
+        """The tree of a version (default: the newest). Raises NotFound for one that does not exist (yet)."""
+        await self.load_header()
+        newest = self.version
+        if version is None:
+            version = newest
+        if version > newest:
+            raise NotFound(f"the drive has no version {version}: the newest known is {newest}")
+        if version:
+            await self.metadata.ensure((version,))
+        return DriveTree(self, version)
+
+    async def history(self, seq: int) -> Record:
+        """The change that made version ``seq`` (>= 1), fetched if need be. Raises BadMetadata."""
+        await self.metadata.ensure((seq,))
+        return self.record(seq)
+
+    async def diff(self, old: int, new: int) -> list[Change]:
+        """What changed between two versions, old to new."""
+        for head in (old, new):
+            if head:
+                await self.metadata.ensure((head,))
+        return await self.run(path_index.diff(self.record, old, new))
+
+    def close(self) -> None:
+        """Readers that wait get Closed. The owner of the registers closes those."""
+        self.metadata.close()
+        if self.content is not None:
+            self.content.close()
+
+
+class DriveTree:
+    """One version of a drive: implements :class:`datfs.vfs.FileTree`.
+
+    ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it.
+    """
+
+    def __init__(self, drive: Drive, version: int) -> None:
+        self.drive = drive
+        self.version = version
+        self.root_facts: Callable[[], dict[bytes, bytes]] = dict
+        newest = None
+        if version:
+            try:
+                newest = drive.record(version)
+            except BadMetadata:
+                newest = None  # the root still exists; walks that need the record say what is wrong with it
+        self._root = _directory((), None, newest)
+
+    def rooted_at(self, root: Entry) -> DriveTree:
+        """The same tree with a directory of it as its root; paths in entries stay those of the drive."""
+        tree = DriveTree(self.drive, self.version)
+        tree._root = root
+        return tree
+
+    @property
+    def root(self) -> Entry:
+        """The root directory."""
+        return self._root
+
+    async def lookup(self, directory: Entry, name: bytes) -> Entry:
+        """See :meth:`datfs.vfs.FileTree.lookup`."""
+        if directory.kind is not Kind.DIRECTORY:
+            raise NotADirectory(f"{show_path(directory.path)} is not a directory")
+        return await self.find((*directory.path, name))
+
+    async def find(self, path: Path) -> Entry:
+        """The entry at ``path``. Raises NotFound, BadMetadata, and as SparseRegister.ensure does."""
+        if not path:
+            return self._root
+        found = None
+        if self.version:
+            found = await self.drive.run(path_index.stat_path(self.drive.record, self.version, path))
+        if found is None:
+            raise NotFound(f"there is no {show_path(path)} in version {self.version}")
+        if found.kind == "directory":
+            return _directory(path, found.record, self.drive.record(found.newest))
+        assert found.record is not None
+        return _file(path, found.record)
+
+    async def list(self, directory: Entry) -> Sequence[Entry]:
+        """See :meth:`datfs.vfs.FileTree.list`."""
+        if directory.kind is not Kind.DIRECTORY:
+            raise NotADirectory(f"{show_path(directory.path)} is not a directory")
+        if not self.version:
+            return []
+        children = await self.drive.run(path_index.child_entries(self.drive.record, self.version, directory.path))
+        return [entry for entry in (self._child(directory.path, child) for child in children) if entry]
+
+    def _child(self, parent: Path, child: Child) -> Entry | None:
+        path = (*parent, child.name)
+        if child.kind == "directory":
+            return _directory(path, child.record, child.newest)
+        if child.record is None or child.record.stat is None:
+            return None
+        return _file(path, child.record)
+
+    async def open(self, entry: Entry) -> OpenFile:
+        """See :meth:`datfs.vfs.FileTree.open`."""
+        if entry.kind is Kind.DIRECTORY:
+            raise IsADirectory(f"{show_path(entry.path)} is a directory")
+        stat = await self.stat_of(entry)
+        assert self.drive.content is not None
+        content = self.drive.content
+        known = content.register.length
+        wrong = plausible(stat, known if known and content.longest_claim is None else None)
+        if wrong is not None:
+            raise BadMetadata(f"{show_path(entry.path)}: the drive's entry cannot be right: {wrong}")
+        return OpenFile(content, stat, show_path(entry.path))
+
+    async def stat_of(self, entry: Entry) -> Stat:
+        """The drive's own record of a file that :meth:`lookup` or :meth:`list` gave."""
+        seq = _seq_of(entry)
+        await self.drive.metadata.ensure((seq,))
+        stat = self.drive.record(seq).stat
+        if stat is None:
+            raise BadMetadata(f"{show_path(entry.path)}: its entry does not decode")
+        return stat
+
+    def facts(self, entry: Entry) -> Mapping[bytes, bytes]:
+        """See :meth:`datfs.vfs.FileTree.facts`: the version, and for a file its chunks and how many are here."""
+        facts = {b"user.dat.version": str(self.version).encode()}
+        if entry is self._root:
+            return facts | self.root_facts()
+        if entry.kind is Kind.FILE and self.drive.content is not None:
+            stat = self.drive.record(_seq_of(entry)).stat
+            if stat is not None:
+                held = self.drive.content.register.data_bits.count(stat.offset, stat.offset + stat.blocks)
+                facts[b"user.dat.chunks"] = str(stat.blocks).encode()
+                facts[b"user.dat.chunks_held"] = str(held).encode()
+        return facts
+
+    def stats(self) -> TreeStats:
+        """Bytes of the content register and number of changes, as far as they are known here."""
+        content = self.drive.content
+        held = content.register.byte_length if content is not None else 0
+        return TreeStats(bytes=held, entries=self.version)
+
+
+def _seq_of(entry: Entry) -> int:
+    assert isinstance(entry.identity, tuple)
+    seq = entry.identity[1]
+    assert isinstance(seq, int)
+    return seq
+
+
+def _file(path: Path, record: Record) -> Entry:
+    stat = record.stat
+    assert stat is not None
+    return Entry(
+        path=path,
+        kind=Kind.FILE,
+        size=stat.size,
+        permissions=stat.mode & 0o777,
+        mtime_ns=mtime_ns(stat.mtime),
+        ctime_ns=mtime_ns(stat.ctime),
+        identity=(path, record.seq),
+    )
+
+
+def _directory(path: Path, explicit: Record | None, newest: Record | None) -> Entry:
+    """A directory's entry. One that only follows from names below it has the time of the newest of those."""
+    stat = explicit.stat if explicit is not None else None
+    times = stat if stat is not None else newest.stat if newest is not None else None
+    return Entry(
+        path=path,
+        kind=Kind.DIRECTORY,
+        size=0,
+        permissions=stat.mode & 0o777 if stat is not None else 0o755,
+        mtime_ns=mtime_ns(times.mtime) if times is not None else 0,
+        ctime_ns=mtime_ns(times.ctime) if times is not None else 0,
+        identity=path,
+    )

@@ -1,0 +1,170 @@
+"""Serving a tree on a mount point from beginning to end: the mount, its tuning, the order of shut-down.
+
+Owns pyfuse3's session, of which a process has one. Does not own signals, networks or stores: those are the
+caller's, who ends the mount by setting an event. See fuse.md section 9 and docs/fuse.md.
+
+Nothing here looks at a path under the mount point after mounting: this process would wait for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pyfuse3
+import trio
+
+from datfs import fuse_control, mountpoints
+from datfs.errors import MountError
+from datfs.fuse_ops import MAX_TASKS, Appearance, Operations
+from datfs.mount_options import MountOptions
+from datfs.vfs import FileTree
+
+log = logging.getLogger(__name__)
+
+# After the waiting requests were ended, their handlers need a few turns of the loop. More than this is a bug.
+_ANSWER_SECONDS = 5.0
+
+
+async def serve(
+    tree: FileTree,
+    mountpoint: str,
+    *,
+    options: MountOptions,
+    timeout: float,
+    ready: Callable[[], None],
+    stop: trio.Event,
+    before_unmount: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Mounts ``tree`` and serves it until ``stop`` is set or somebody unmounts it; then nothing is left
+    mounted.
+
+    ``timeout``: seconds any request may wait. ``ready`` is called once, when the mount answers.
+    ``before_unmount``: called when the last request is answered, with the mount still there: end networks and
+    write down state in it.
+
+    If anything else ends it (a bug, or the cancellation of this task) the mount stays and answers errors, as
+    it must not turn into an empty folder under a program that copies it; the next mount on the same place
+    clears it. Raises MountError if the mount cannot be made.
+    """
+    mountpoints.check_device()
+    point = mountpoints.prepare(mountpoint)
+    look = Appearance(uid=options.uid, gid=options.gid, umask=options.umask)
+    operations = Operations(tree, timeout=timeout, appearance=look)
+    mount = _mount(operations, point, options)
+    orderly = False
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_announce, operations, mount.device, options, ready)
+            nursery.start_soon(_end_when_stopped, operations, stop, nursery.cancel_scope)
+            nursery.start_soon(_end_when_detached, operations, mount.device, nursery.cancel_scope)
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+        orderly = True
+        operations.close()
+        if before_unmount is not None:
+            await before_unmount()
+    finally:
+        operations.let_go()
+        # Only if it is our mount that lies on top there: the path is all that libfuse goes by.
+        pyfuse3.close(unmount=orderly and _is_on_top(mount, point))
+    if _is_on_top(mount, point):
+        # An aborted connection is not unmounted by libfuse.
+        mountpoints.clear_dead(point)
+
+
+def _is_on_top(mount: mountpoints.Mount, point: str) -> bool:
+    top = mountpoints.mount_at(point)
+    return top is not None and top.device == mount.device
+
+
+async def _announce(
+    operations: Operations, device: tuple[int, int], options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Tunes the connection, which INIT would undo before it, and tells that the mount answers."""
+    await operations.started.wait()
+    operations.buffer_incomplete = fuse_control.raise_background_limit(device)
+    if options.read_ahead_kb is not None:
+        fuse_control.set_read_ahead(device, options.read_ahead_kb)
+    ready()
+
+
+async def _end_when_stopped(operations: Operations, stop: trio.Event, main: trio.CancelScope) -> None:
+    await stop.wait()
+    await _end(operations, main)
+
+
+async def _end_when_detached(operations: Operations, device: tuple[int, int], main: trio.CancelScope) -> None:
+    """A lazily unmounted file system would live on while files are open; ours ends, so that nothing waits."""
+    with _mount_table_changes() as changes:
+        while mountpoints.is_mounted(device):
+            await trio.lowlevel.wait_readable(changes.fileno())
+            changes.poll(0)
+    await _end(operations, main)
+
+
+async def _end(operations: Operations, main: trio.CancelScope) -> None:
+    # Waiting requests are answered before anything is cancelled: a cancelled handler never answers.
+    operations.close()
+    pyfuse3.terminate()
+    await trio.sleep(_ANSWER_SECONDS)
+    log.error("%d requests did not end when they were told to; leaving them", operations.waiting)
+    main.cancel()
+
+
+@contextmanager
+def _mount_table_changes() -> Iterator[select.epoll]:
+    """An epoll object that is readable after each change of the mount table."""
+    with open(fuse_control.MOUNTINFO, "rb") as file, select.epoll() as changes:
+        # The file itself is always readable; a change shows as an error condition, which epoll reports
+        # anyway.
+        changes.register(file.fileno(), select.EPOLLPRI)
+        yield changes
+
+
+def _mount(operations: Operations, point: str, options: MountOptions) -> mountpoints.Mount:
+    with _stderr_of_libraries() as said:
+        try:
+            pyfuse3.init(operations, point, options.for_libfuse())
+        except RuntimeError as error:
+            failure: RuntimeError | None = error
+        else:
+            failure = None
+    if failure is None:
+        mount = mountpoints.mount_at(point)
+        if mount is not None and mount.type == mountpoints.OUR_TYPE:
+            return mount
+        pyfuse3.close(unmount=False)
+        raise MountError(f"{point} was unmounted while it was being mounted")
+    reason = " ".join(said) or str(failure)
+    hint = ""
+    if "allow_" in reason:
+        hint = "; as root: echo user_allow_other >> /etc/fuse.conf"
+    elif "permitted" in reason.lower() or "permission" in reason.lower():
+        hint = "; in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+    raise MountError(f"{point} cannot be mounted: {reason}{hint}")
+
+
+@contextmanager
+def _stderr_of_libraries() -> Iterator[list[str]]:
+    """Gathers what libfuse and fusermount3 write to descriptor 2: the only place where they give reasons."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield lines
+            finally:
+                os.dup2(kept, 2)
+                file.seek(0)
+                lines += file.read().decode(errors="replace").split("\n")
+                lines[:] = [line.strip() for line in lines if line.strip()]
+    finally:
+        os.close(kept)

@@ -1,0 +1,399 @@
+"""FUSE requests answered out of a :class:`datfs.vfs.FileTree`; a protocol adapter and nothing else.
+
+Owns inode numbers, handles, waiting requests and the table of errnos. What the tree is, stands behind the
+seam; how the mount begins and ends, in :mod:`datfs.fuse_mount`. See fuse.md sections 2-7 and docs/fuse.md.
+
+Everything runs in one thread, and between two awaits a handler is alone, so there are no locks. A handler
+that may wait does so in :meth:`Operations._wait`: with a deadline, counted, and ended by
+:meth:`Operations.close`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, StatvfsData
+
+from datfs import errors
+from datfs.inodes import InodeTable, LookupCountError
+from datfs.vfs import Entry, FileTree, Kind, TreeFile
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 1024  # requests in hand at once; pyfuse3's 99 can all be used up by waiting reads
+WAITING_READS = MAX_TASKS - 64  # beyond it reads of what is not here fail with EBUSY ...
+WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local read always finds a worker
+CACHE_SECONDS = 3600.0  # how long the kernel may believe names and attributes of an immutable version
+# When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
+# the program. For this long after a time-out such a question is answered at once, lest the program wait three
+# times.
+ECHO_SECONDS = 0.5
+NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
+
+_BLOCK_SIZE = 65_536  # st_blksize: the usual chunk
+_FRAGMENT_SIZE = 4096
+_MOST = 2**63 - 1  # off_t, and whatever else is signed in struct stat
+
+# One row per branch of datfs.errors; the nearest base class decides. See docs/fuse.md.
+ERRNOS: dict[type[BaseException], int] = {
+    errors.NotFound: errno.ENOENT,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.ReadOnly: errno.EROFS,
+    errors.BadLink: errno.EINVAL,
+    errors.NotADrive: errno.EIO,
+    errors.Unavailable: errno.ETIMEDOUT,
+    errors.TimedOut: errno.ETIMEDOUT,
+    errors.NoPeers: errno.EHOSTUNREACH,
+    errors.Busy: errno.EBUSY,
+    errors.Closed: errno.ECONNABORTED,  # what the kernel itself says then
+    errors.IntegrityError: errno.EIO,
+    errors.FormatError: errno.EIO,
+    errors.StoreLocked: errno.EBUSY,
+    errors.BadProof: errno.EIO,
+    errors.ProtocolError: errno.EIO,
+    errors.MountError: errno.EIO,
+    trio.TooSlowError: errno.ETIMEDOUT,
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def known_errno(error: BaseException) -> int | None:
+    """The errno that tells ``error`` to a program, None if the exception is not one that we expect.
+
+    Of a group of exceptions the first expected one counts.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return next((code for inner in error.exceptions if (code := known_errno(inner)) is not None), None)
+    for kind in type(error).__mro__:
+        if kind in ERRNOS:
+            return ERRNOS[kind]
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    return None
+
+
+def _guarded(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
+    """Lets only FUSEError out: any other exception in a handler would end the whole mount (fuse.md section
+    5).
+
+    Cancellation is no Exception and passes.
+    """
+
+    @functools.wraps(handler)
+    async def guarded(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise FUSEError(self._tell(handler.__name__, error)) from error
+
+    return guarded
+
+
+def _unfailing(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, None]]:
+    """For handlers whose errors nobody can be told: forget, release, releasedir."""
+
+    @functools.wraps(handler)
+    async def unfailing(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            await handler(self, *args, **kwargs)
+        except Exception as error:
+            self._report(handler.__name__, error)
+
+    return unfailing
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """What entries get from the mount, not from the tree: owner, hidden permission bits, caching time."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    cache_seconds: float = CACHE_SECONDS
+
+    def attributes(self, entry: Entry, number: int) -> EntryAttributes:
+        """``entry`` as stat(2) shows it. Values are cut to what the binding takes, which has no guard."""
+        attr = EntryAttributes()
+        directory = entry.kind is Kind.DIRECTORY
+        size = 0 if directory else min(max(entry.size, 0), _MOST)
+        attr.st_ino = number
+        # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
+        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (entry.permissions & 0o777 & ~self.umask)
+        # 1 says of a directory that its subdirectories were not counted; 2 would say that there are none.
+        attr.st_nlink = 1
+        attr.st_uid = self.uid
+        attr.st_gid = self.gid
+        attr.st_size = size
+        # Those of the whole file however little is here: "tar -S" writes a file without blocks as zeros.
+        attr.st_blocks = (size + 511) // 512
+        attr.st_blksize = _BLOCK_SIZE
+        attr.st_mtime_ns = attr.st_atime_ns = min(max(entry.mtime_ns, 0), _MOST)
+        attr.st_ctime_ns = min(max(entry.ctime_ns, 0), _MOST)
+        attr.entry_timeout = attr.attr_timeout = self.cache_seconds
+        return attr
+
+    def no_such_name(self) -> EntryAttributes:
+        """The answer to a lookup of nothing, which the kernel keeps; ENOENT it would not."""
+        attr = EntryAttributes()
+        attr.st_ino = pyfuse3.InodeT(0)
+        attr.entry_timeout = self.cache_seconds
+        return attr
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    """``late``: the range that last timed out, and when (trio's clock)."""
+
+    file: TreeFile
+    size: int
+    buffered: bool
+    late: tuple[int, int, float] = (0, 0, 0.0)
+
+    def note_late(self, offset: int, end: int, now: float) -> None:
+        first, last, when = self.late
+        if now - when < ECHO_SECONDS:
+            offset, end = min(offset, first), max(end, last)
+        self.late = (offset, end, now)
+
+    def is_echo(self, offset: int, end: int, now: float) -> bool:
+        first, last, when = self.late
+        return offset < last and end > first and now - when < ECHO_SECONDS
+
+
+class Operations(pyfuse3.Operations):
+    """Serves ``tree``. ``timeout``: seconds that any request may wait for the tree."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, tree: FileTree, *, timeout: float, appearance: Appearance | None = None) -> None:
+        super().__init__()
+        self.inodes = InodeTable(tree.root)
+        self.started = trio.Event()  # set during the INIT exchange, which ends before the next task runs
+        # True once waiting background reads cannot hold up others: then incomplete files go through the page
+        # cache.
+        self.buffer_incomplete = False
+        self._tree = tree
+        self._timeout = timeout
+        self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
+        self._files: dict[int, _OpenFile] = {}
+        self._listings: dict[int, Sequence[Entry]] = {}
+        self._handles = itertools.count(1)
+        self._waiting: set[trio.CancelScope] = set()
+        self._closed = False
+        self._reported: set[tuple[str, type[BaseException]]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the tree now."""
+        return len(self._waiting)
+
+    @property
+    def open_handles(self) -> int:
+        """Files and directories that programs hold open."""
+        return len(self._files) + len(self._listings)
+
+    def close(self) -> None:
+        """Ends every wait, now and later, with ECONNABORTED; what is here is still read. Can be repeated."""
+        self._closed = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    def let_go(self) -> None:
+        """Closes every file that is still open, and forgets all handles; for the end, when no request can
+        come.
+        """
+        for opened in self._files.values():
+            opened.file.close()
+        self._files.clear()
+        self._listings.clear()
+
+    def init(self) -> None:
+        """The kernel has taken up the mount."""
+        self.started.set()
+
+    # Names
+
+    @_guarded
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """One reference for the kernel, except for a name that is not there."""
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        directory = self.inodes.entry(parent_inode)
+        try:
+            entry = await self._wait(lambda: self._tree.lookup(directory, name), WAITING_ANY)
+        except errors.NotFound:
+            return self._look.no_such_name()
+        number = self.inodes.number_of(entry)
+        self.inodes.taken(number, entry)
+        return self._look.attributes(entry, number)
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """Never waits: what the kernel asks about, it knows from a lookup."""
+        return self._look.attributes(self.inodes.entry(inode), inode)
+
+    @_unfailing
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """A wrong count is logged, and the others of the list are still taken back."""
+        for number, references in inode_list:
+            try:
+                self.inodes.forget(number, references)
+            except LookupCountError as error:
+                self._report("forget", error)
+
+    # Directories
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
+        directory = self.inodes.entry(inode)
+        listing = await self._wait(lambda: self._tree.list(directory), WAITING_ANY)
+        handle = next(self._handles)
+        self._listings[handle] = listing
+        return handle
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """Ids are the places in the snapshot, from 1; 0 begins again."""
+        listing = self._listings[fh]
+        for place in range(max(start_id, 0), len(listing)):
+            entry = listing[place]
+            number = self.inodes.number_of(entry)
+            if not pyfuse3.readdir_reply(token, entry.name, self._look.attributes(entry, number), place + 1):
+                break
+            self.inodes.taken(number, entry)
+
+    @_unfailing
+    async def releasedir(self, fh: int) -> None:
+        """Frees the snapshot."""
+        del self._listings[fh]
+
+    # Files
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Complete files go through the page cache, which is right for ever since an inode never changes."""
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise errors.ReadOnly("a mounted drive cannot be changed")
+        entry = self.inodes.entry(inode)
+        file = await self._wait(lambda: self._tree.open(entry), WAITING_ANY)
+        buffered = self.buffer_incomplete or file.complete
+        handle = next(self._handles)
+        self._files[handle] = _OpenFile(file, entry.size, buffered)
+        return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=buffered)
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """What is here is answered without waiting, by one read of the store."""
+        opened = self._files[fh]
+        data = opened.file.read_nowait(off, size)
+        if data is not None:
+            return data
+        return await self._read_missing(opened, off, size)
+
+    async def _read_missing(self, opened: _OpenFile, offset: int, size: int) -> bytes:
+        end = offset + size
+        if opened.buffered and opened.is_echo(offset, end, trio.current_time()):
+            raise errors.TimedOut("the same range timed out a moment ago")
+        try:
+            data = await self._wait(lambda: opened.file.read(offset, size), WAITING_READS)
+        except errors.TimedOut:
+            opened.note_late(offset, end, trio.current_time())
+            raise
+        wanted = max(min(size, opened.size - offset), 0)
+        if len(data) != wanted:
+            # The kernel would take a short answer for the new end of the file and cut it there.
+            raise errors.IntegrityError(f"{len(data)} bytes came for {wanted} at offset {offset}")
+        return data
+
+    @_unfailing
+    async def release(self, fh: int) -> None:
+        """Also ends the file's read-ahead."""
+        self._files.pop(fh).file.close()
+
+    @_guarded
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Never waits; a check whether the mount lives relies on that."""
+        known = self._tree.stats()
+        data = StatvfsData()
+        data.f_bsize = _BLOCK_SIZE
+        data.f_frsize = _FRAGMENT_SIZE
+        data.f_blocks = min(-(-known.bytes // _FRAGMENT_SIZE), _MOST)
+        data.f_files = min(known.entries, _MOST)
+        data.f_bfree = data.f_bavail = data.f_ffree = data.f_favail = 0
+        data.f_namemax = NAME_MAX
+        return data
+
+    @_guarded
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Facts that the tree tells of an entry."""
+        value = self._tree.facts(self.inodes.entry(inode)).get(name)
+        if value is None:
+            raise FUSEError(errno.ENODATA)
+        return value
+
+    @_guarded
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """The names of the facts."""
+        return list(self._tree.facts(self.inodes.entry(inode)))
+
+    # The kernel refuses changes of a read-only mount itself; these are for root's "mount -o remount,rw".
+
+    async def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise FUSEError(errno.EROFS)
+
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
+    create = write = setxattr = removexattr = _refuse
+
+    # Waiting and failing
+
+    async def _wait(self, ask: Callable[[], Awaitable[T]], most: int) -> T:
+        """The tree's answer. Raises TimedOut, Busy if ``most`` requests wait, Closed after close()."""
+        if self._closed:
+            raise errors.Closed("the mount is being closed")
+        if len(self._waiting) >= most:
+            raise errors.Busy(f"{len(self._waiting)} requests are waiting for data already")
+        with trio.move_on_after(self._timeout) as scope:
+            self._waiting.add(scope)
+            try:
+                return await ask()
+            finally:
+                self._waiting.discard(scope)
+        if self._closed:
+            raise errors.Closed("the mount was closed while a request waited")
+        raise errors.TimedOut(f"nobody delivered within {self._timeout:g} s")
+
+    def _tell(self, handler: str, error: Exception) -> int:
+        code = known_errno(error)
+        if code is None:
+            self._report(handler, error)
+            return errno.EIO
+        if code == errno.EIO:
+            log.warning("%s: %s", handler, error)
+        return code
+
+    def _report(self, handler: str, error: Exception) -> None:
+        """Logs a bug, with its traceback the first time."""
+        cause = (handler, type(error))
+        log.error("%s failed: %r", handler, error, exc_info=None if cause in self._reported else error)
+        self._reported.add(cause)

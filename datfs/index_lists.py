@@ -1,0 +1,123 @@
+"""The bytes of a path index: lists of chunk numbers, one for each level of a path (drive.md section 3).
+
+Owns their encoding; what they mean is :mod:`datfs.path_index`'s. An entry in a directory of n names has a
+list of n numbers, so nearly all of a large drive's metadata is numbers that nobody ever looks at. They are
+checked and skipped in strides, without decoding, and one list is decoded at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice, pairwise
+
+from datfs import varint
+
+_CONTINUATION = bytes(range(0x80, 0x100))
+
+# Varints of ten bytes are numbers from 2^63. Without them the work for one list is bounded by its count.
+# (Translating and looking for a constant takes a tenth of the time of a regular expression.)
+_IS_CONTINUATION = bytes(128) + b"\1" * 128
+_LONG_VARINT = b"\1" * 9
+
+
+def count(index: bytes, limit: int) -> int:
+    """How many lists there are, up to ``limit``, which a user of the lists must not go beyond.
+
+    Raises ValueError if the index is cut short or has a number from 2^63. After a count without an error,
+    :func:`decode` of any list below ``limit`` raises none.
+    """
+    if not index:
+        return 0
+    if _LONG_VARINT in index.translate(_IS_CONTINUATION):
+        raise ValueError("a number is too large")
+    _, offset = varint.decode(index, 0)
+    lists = 0
+    while lists < limit and offset < len(index):
+        length, offset = varint.decode(index, offset)
+        offset = _skip(index, offset, length)
+        lists += 1
+    return lists
+
+
+def decode(index: bytes, level: int, own: int) -> tuple[int, ...]:
+    """List ``level`` of the index of chunk ``own``; empty if there are not as many lists.
+
+    Ascending, without duplicates, 1 to ``own``: other elements are left out (drive.md section 9).
+    """
+    if not index:
+        return ()
+    flags, offset = varint.decode(index, 0)
+    for _ in range(level):
+        if offset >= len(index):
+            return ()
+        length, offset = varint.decode(index, offset)
+        offset = _skip(index, offset, length)
+    return _list_at(index, offset, flags, own)[0] if offset < len(index) else ()
+
+
+def decode_all(index: bytes, limit: int, own: int) -> tuple[tuple[int, ...], ...]:
+    """The first ``limit`` lists of the index of chunk ``own``, or all it has; see :func:`decode`."""
+    lists: list[tuple[int, ...]] = []
+    if index:
+        flags, offset = varint.decode(index, 0)
+        while len(lists) < limit and offset < len(index):
+            numbers, offset = _list_at(index, offset, flags, own)
+            lists.append(numbers)
+    return tuple(lists)
+
+
+def encode(lists: Sequence[Sequence[int]], own: int) -> bytes:
+    """The index of chunk ``own``, byte for byte as the reference writes it. ``lists`` must ascend."""
+    own_last = all(numbers and numbers[-1] == own for numbers in lists)
+    parts = [bytes([own_last])]
+    for numbers in lists:
+        stored = numbers[:-1] if own_last else numbers
+        parts.append(varint.encode(len(stored)))
+        differences = [number - previous for previous, number in pairwise((0, *stored))]
+        if max(differences, default=0) < 0x80:
+            parts.append(bytes(differences))
+        else:
+            parts.extend(map(varint.encode, differences))
+    return b"".join(parts)
+
+
+def _skip(index: bytes, offset: int, length: int) -> int:
+    """The offset after ``length`` varints. Raises ValueError if there are not as many.
+
+    Each round jumps as many bytes as there are varints left to find, since none takes less than one, and
+    counts those that ended there: a round for each byte of the longest varint, about, instead of one for each
+    varint.
+    """
+    while length:
+        jumped = index[offset : offset + length]
+        if len(jumped) < length:
+            raise ValueError("a list is longer than the index")
+        offset += length
+        length -= len(jumped.translate(None, _CONTINUATION))
+    return offset
+
+
+def _list_at(index: bytes, offset: int, flags: int, own: int) -> tuple[tuple[int, ...], int]:
+    """The list that begins at ``offset``, and the offset after it."""
+    length, offset = varint.decode(index, offset)
+    end = _skip(index, offset, length)
+    raw = index[offset:end]
+    # No more than ``own`` of them can be right, which bounds the memory that a list of nonsense takes.
+    differences = islice(raw if raw.isascii() else _varints(raw), own)
+    numbers = list(accumulate(differences))
+    if 0 in raw or (numbers and numbers[-1] > own):
+        numbers = list(dict.fromkeys(number for number in numbers if 0 < number <= own))
+    if flags & 1 and (not numbers or numbers[-1] != own):
+        numbers.append(own)
+    return tuple(numbers), end
+
+
+def _varints(raw: bytes) -> Iterable[int]:
+    value = shift = 0
+    for byte in raw:
+        if byte < 0x80:
+            yield value | byte << shift
+            value = shift = 0
+        else:
+            value |= (byte & 0x7F) << shift
+            shift += 7

@@ -1,0 +1,104 @@
+"""A mounted drive, from opening it to the last flush: joins the client and FUSE, signals, and the order of the end.
+
+The only module that knows both :mod:`datfs.client` and :mod:`datfs.fuse_mount`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from datfs import mountpoints
+from datfs.client import Notice, OpenDrive, Options, open_drive
+from datfs.errors import MountError, NotADirectory, TimedOut
+from datfs.link import Link
+from datfs.metadata import path_of
+from datfs.mount_options import MountOptions
+from datfs.vfs import Kind
+
+log = logging.getLogger(__name__)
+
+HOW_TO_INSTALL = (
+    "mounting needs pyfuse3, which is not installed: "
+    "apt-get install libfuse3-dev fuse3 pkg-config gcc python3-dev && pip install 'datfs[fuse]'"
+    " (datfs ls and datfs cat work without)"
+)
+
+
+def check_fuse() -> None:
+    """Raises MountError, with the commands that help, if pyfuse3 is missing or /dev/fuse cannot be used."""
+    try:
+        import pyfuse3  # noqa: F401  # an extra: everything else works without it
+    except ImportError as error:
+        raise MountError(f"{HOW_TO_INSTALL} [{error}]" if "pyfuse3" not in str(error) else HOW_TO_INSTALL) from None
+    mountpoints.check_device()
+
+
+async def run(
+    target: Link | Path,
+    mountpoint: str,
+    options: Options,
+    mount_options: MountOptions,
+    *,
+    version: int | None,
+    ready: Callable[[OpenDrive], None],
+    notice: Notice,
+) -> None:
+    """Mounts a drive and serves it until unmounted, SIGINT or SIGTERM; leaves no mount, and the cache flushed.
+
+    ``ready`` is called when the mount answers. Raises MountError, and as :func:`datfs.client.open_drive` does.
+    """
+    check_fuse()
+    from datfs.fuse_mount import serve  # needs pyfuse3, an extra
+
+    async with open_drive(target, options, notice=notice) as opened:
+        if opened.store.folder is not None:
+            mountpoints.refuse_inside(str(opened.store.folder), mountpoint, "the folder of the drive's chunks")
+        wanted = version if version is not None else opened.link.version
+        try:
+            with trio.fail_after(options.timeout):
+                tree = await opened.drive.checkout(wanted)
+                if opened.link.path:
+                    root = await tree.find(path_of(opened.link.path))
+                    if root.kind is not Kind.DIRECTORY:
+                        raise NotADirectory(f"{opened.link.path!r} is a file; only a directory can be mounted")
+                    tree = tree.rooted_at(root)
+        except trio.TooSlowError:
+            raise TimedOut(f"the drive's newest entry did not come within {options.timeout:g} s") from None
+        tree.root_facts = lambda: _facts(opened)
+        stop = trio.Event()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_signals, opened, stop)
+            await serve(
+                tree,
+                mountpoint,
+                options=mount_options,
+                timeout=options.timeout,
+                ready=lambda: ready(opened),
+                stop=stop,
+                before_unmount=opened.shut_down,
+            )
+            nursery.cancel_scope.cancel()
+
+
+async def _signals(opened: OpenDrive, stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            opened.drive.close()  # readers that wait are answered before anything is cancelled
+            stop.set()
+
+
+def _facts(opened: OpenDrive) -> dict[bytes, bytes]:
+    """Extended attributes of the root: what a person or a test may want to know of the mount."""
+    drive, swarm = opened.drive, opened.swarm
+    return {
+        b"user.dat.key": drive.key.hex().encode(),
+        b"user.dat.newest_version": str(drive.version).encode(),
+        b"user.dat.peers": str(len(swarm.sessions) if swarm is not None else 0).encode(),
+        b"user.dat.bytes_received": str(swarm.bytes_in if swarm is not None else 0).encode(),
+    }

@@ -1,0 +1,220 @@
+"""One register on one connection, as the side that downloads (wire.md sections 7 and 8). Pure.
+
+Owns what the peer says it has, the requests in flight to it, and how many of those it may get. Chooses requests from
+the register's want list; messages to send gather in :attr:`PeerState.outgoing`.
+
+::
+
+    start ──► Want region 0 ──Have──► refill ──Request──► in flight ──Data──► put ──► refill
+                                        ▲                     │ late
+                                        └──────release────────┘
+
+The number of requests in flight adapts: it grows by one with each answer while answers come quickly and is halved by a
+late one, so a slow link is not buried and a fast one is kept full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from datfs.bitfield import Bitfield, rle_decode
+from datfs.errors import RemoteProtocolError
+from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
+from datfs.sparse import SparseRegister
+
+REGION = 1 << 20  # chunks in one Want, aligned: what the reference asks for
+HAVE_ALIGNMENT = 8192  # a Have with a bitfield starts at a multiple of this
+WANTS_UNANSWERED = 16
+WINDOW_FIRST = 16  # the reference's fixed number of requests in flight
+WINDOW_LEAST = 4
+WINDOW_MOST = 128
+QUICK = 2.0  # an answer within so many seconds lets the window grow
+STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
+LATE = 25.0  # seconds after which one request is given up although others are answered
+STRIKES = 3  # stalls in a row that end the connection
+
+
+class PeerState:
+    """What one peer has of one register, and what we asked it for.
+
+    ``first_have`` tells whether the peer has answered our Want, i.e. whether we know what it has.
+    """
+
+    def __init__(self, register: SparseRegister) -> None:
+        self.register = register
+        self.outgoing: list[Message] = []
+        self.held = Bitfield()
+        self.length = 0  # the length it claims
+        self.first_have = False
+        self.chunks_received = 0
+        self.unasked = 0  # answers nobody asked for, dropped
+        self._asked: dict[int, float] = {}  # in flight: index → time of the request
+        self._late: set[int] = set()  # given up, but an answer that comes after all is welcome
+        self._regions: set[int] = set()
+        self._unanswered = 0
+        self._window = WINDOW_FIRST
+        self._progress = 0.0
+        self._strikes = 0
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._asked)
+
+    def start(self, now: float) -> None:
+        """Both sides know the register and the peer has shaken hands: ask what it has."""
+        self._progress = now
+        # Old peers die of a Request that comes before any Have, so an empty one goes first (wire.md section 11.4).
+        self.outgoing.append(Have(start=0, length=HAVE_ALIGNMENT, bitfield=b""))
+        self._want_region(0)
+
+    # -- what the peer says
+
+    def on_have(self, have: Have, now: float) -> None:
+        """The peer announces chunks, or answers a Want. Raises RemoteProtocolError."""
+        if have.ack:
+            return
+        limit = self._limit()
+        if have.bitfield is None:
+            stop = have.start + have.length
+            self.length = max(self.length, stop)
+            if have.start < limit:
+                self.held.set_range(have.start, min(stop, limit), True)
+        else:
+            self._on_bitfield(have, limit)
+        if self.first_have:
+            self.register.claim(self, self.length)
+        self.refill(now)
+
+    def _on_bitfield(self, have: Have, limit: int) -> None:
+        assert have.bitfield is not None
+        if have.start % HAVE_ALIGNMENT:
+            raise RemoteProtocolError(f"Have with a bitfield that starts at chunk {have.start}, not a multiple of 8192")
+        try:
+            bits = rle_decode(have.bitfield, REGION // 8)
+        except ValueError as error:
+            raise RemoteProtocolError(f"Have with a bad bitfield: {error}") from error
+        if have.start < limit:
+            self.held.update(have.start, bits[: (limit - have.start) // 8])
+        last = self.held.last_set()
+        if last is not None:
+            self.length = max(self.length, last + 1)
+        if have.length <= 1:
+            # A peer older than regions: this was all of its register, further Wants make no sense.
+            self._regions.update(range(1 + self._limit() // REGION))
+        elif have.length != REGION:
+            return  # not the echo of a Want of ours, so not its answer
+        self.first_have = True
+        self._unanswered = max(0, self._unanswered - 1)
+
+    def on_unhave(self, unhave: Unhave, now: float) -> None:
+        """The peer no longer has these chunks; what was asked of them is asked elsewhere."""
+        stop = unhave.start + unhave.length
+        self.held.set_range(unhave.start, min(stop, self._limit()), False)
+        gone = [index for index in self._asked if unhave.start <= index < stop]
+        self._give_up(gone)
+        if unhave.start == 0 and stop >= self.length:
+            self.length = 0
+        if gone:
+            self.register.source.wants_changed(self.register)
+
+    def on_data(self, data: Data, now: float) -> bool:
+        """An answer. True if it was stored. Raises BadProof or ForkedRegister, which end this peer."""
+        asked_at = self._asked.pop(data.index, None)
+        if asked_at is None:
+            if data.index not in self._late:
+                self.unasked += 1
+                return False
+            self._late.discard(data.index)
+        if data.value is None:
+            self.unasked += 1
+            self.register.release((data.index,))
+            return False
+        self._progress = now
+        self._strikes = 0
+        if asked_at is not None and now - asked_at < QUICK:
+            self._window = min(self._window + 1, WINDOW_MOST)
+        register = self.register
+        if register.register.has(data.index):
+            register.release((data.index,))
+            return False
+        register.put(data.index, data.value, data.nodes, data.signature)
+        self.chunks_received += 1
+        return register.register.has(data.index)
+
+    # -- what we ask
+
+    def refill(self, now: float) -> None:
+        """Queues requests for wanted chunks that the peer has, up to the window."""
+        if self._closed or (not self.first_have and not self.length):
+            return
+        register = self.register
+        room = self._window - len(self._asked)
+        if room <= 0:
+            return
+        if not self._asked:
+            self._progress = now
+        length = register.register.length
+        if register.length_wanted and self.length > length:
+            newest = self.length - 1
+            if newest not in self._asked and register.reserve(newest):
+                self._request(newest, now)
+                room -= 1
+        for index in register.next_wants(self.held, room):
+            self._request(index, now)
+        if self.length > REGION:
+            self._want_regions()
+
+    def _request(self, index: int, now: float) -> None:
+        self._asked[index] = now
+        self._late.discard(index)
+        self.outgoing.append(Request(index=index, nodes=self.register.register.digest(index)))
+
+    def _want_regions(self) -> None:
+        for index in self.register.wanted:
+            region = index // REGION
+            if index < self.length and region not in self._regions and self._unanswered < WANTS_UNANSWERED:
+                self._want_region(region)
+
+    def _want_region(self, region: int) -> None:
+        self._regions.add(region)
+        self._unanswered += 1
+        self.outgoing.append(Want(start=region * REGION, length=REGION))
+
+    def _limit(self) -> int:
+        """Bits beyond this are not kept, whatever a peer claims: the verified length, in whole regions."""
+        return max(REGION, -(-self.register.register.length // REGION) * REGION)
+
+    # -- time and the end
+
+    def tick(self, now: float) -> None:
+        """Gives up requests that are late. Raises RemoteProtocolError when the peer has stalled too often."""
+        if not self._asked:
+            return
+        if now - self._progress > STALLED:
+            self._progress = now
+            self._strikes += 1
+            self._window = max(WINDOW_LEAST, self._window // 2)
+            late = list(self._asked)
+        else:
+            late = [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
+        if not late:
+            return
+        self._give_up(late)
+        if self._strikes >= STRIKES:
+            raise RemoteProtocolError(f"requests for {self.register.name} chunks were not answered for too long")
+        self.register.source.wants_changed(self.register)
+
+    def _give_up(self, indices: list[int]) -> None:
+        for index in indices:
+            del self._asked[index]
+        self._late.update(indices)
+        self.register.release(indices)
+
+    def close(self) -> None:
+        """The connection is gone: its requests are free for others."""
+        self._closed = True
+        self._give_up(list(self._asked))
+        with contextlib.suppress(KeyError):
+            self.register.unclaim(self)

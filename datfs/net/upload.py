@@ -1,0 +1,95 @@
+"""One register on one connection, as the side that serves (wire.md sections 7.1 and 7.3). Pure.
+
+Owns the requests of the peer that wait for an answer, and what the peer is believed to hold of the tree. A bounded
+queue: while it is full the session reads nothing more from the peer, so one that asks without reading costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from datfs.bitfield import rle_encode
+from datfs.crypto import leaf_hash
+from datfs.errors import DatfsError
+from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
+from datfs.proof import PresenceSet
+from datfs.sparse import SparseRegister
+
+ALIGNMENT = 8192  # Wants that are not aligned to this are ignored, as the reference does
+QUEUE_MOST = 1024  # requests that wait for an answer
+REGION = 1 << 20
+
+
+class UploadState:
+    """What one peer wants of one register."""
+
+    def __init__(self, register: SparseRegister) -> None:
+        self.register = register
+        self.outgoing: list[Message] = []
+        self.subscribed = False  # has sent a Want: is told of changes
+        self.chunks_sent = 0
+        self._queue: deque[Request] = deque()
+        self._remote = PresenceSet()
+
+    @property
+    def full(self) -> bool:
+        """True while no further requests should be read."""
+        return len(self._queue) >= QUEUE_MOST
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an answer."""
+        return len(self._queue)
+
+    def on_want(self, want: Want) -> None:
+        """Tells what is held of the range; the first Want also gets the length at once (wire.md section 7.1)."""
+        if want.start % ALIGNMENT or want.length % ALIGNMENT:
+            return
+        register = self.register.register
+        length = register.length
+        if not self.subscribed and length and register.has(length - 1):
+            self.outgoing.append(Have(start=length - 1))
+        self.subscribed = True
+        stop = min(length, want.start + min(want.length or length, REGION))
+        held = register.data_bits.to_bytes(want.start, stop) if stop > want.start else b""
+        self.outgoing.append(Have(start=want.start, length=want.length, bitfield=rle_encode(held)))
+
+    def on_request(self, request: Request) -> None:
+        """Queues a request; :attr:`full` tells the session when to stop reading."""
+        self._queue.append(request)
+
+    def announce(self, start: int, length: int = 1) -> None:
+        """New chunks are held."""
+        if self.subscribed:
+            self.outgoing.append(Have(start=start, length=length))
+
+    def retract(self, start: int, length: int = 1) -> None:
+        """Chunks are held no longer."""
+        if self.subscribed:
+            self.outgoing.append(Unhave(start=start, length=length))
+
+    def answer_next(self) -> Message | None:
+        """The answer to the oldest request; None if none waits. An Unhave where we lack what was asked for."""
+        if not self._queue:
+            return None
+        request = self._queue.popleft()
+        register = self.register.register
+        index, digest = request.index, request.nodes
+        if request.bytes:
+            found = register.seek_chunk(request.bytes)
+            if found is not None:
+                index, digest = found, 0
+        try:
+            value = None if request.hash else register.get(index)
+            if value is not None and not self.register.trusted and not self._unchanged(index, value):
+                return Unhave(start=index)
+            proof = register.proof(index, digest, request.hash, self._remote)
+        except (DatfsError, OSError):
+            return Unhave(start=index)
+        self.chunks_sent += 1
+        return Data(index=index, value=value, nodes=tuple(proof.nodes), signature=proof.signature)
+
+    def _unchanged(self, index: int, value: bytes) -> bool:
+        """Files of a working folder may have been edited since: never send what peers would have to reject."""
+        node = self.register.register.node(2 * index)
+        return node is not None and node.size == len(value) and leaf_hash(value) == node.hash

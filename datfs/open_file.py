@@ -1,0 +1,224 @@
+"""An open file of a drive: a run of content chunks seen as bytes (drive.md section 6).
+
+A file's chunks are consecutive, and the content register keeps chunks at their true byte offset, so a file is one
+contiguous range of the store whatever its chunk sizes are: a read that is known to be here is two comparisons and one
+``pread``. Everything else (finding chunks, fetching, read-ahead) happens in :meth:`OpenFile.read`.
+
+Chunk sizes are not part of the format. Which chunk holds a byte is guessed, then checked against the sizes in the
+verified tree, and the guess is moved until it fits; what the metadata claims about the range is checked on the way.
+"""
+
+from __future__ import annotations
+
+from datfs.crypto import leaf_hash
+from datfs.errors import BadMetadata, CorruptStorage
+from datfs.metadata import Stat
+from datfs.sparse import SparseRegister, Urgency
+
+USUAL_CHUNK = 65_536  # what the reference splits files into
+READ_AHEAD_FIRST = 256 * 1024
+READ_AHEAD_MAX = 8 * 1024 * 1024
+SEQUENTIAL_TOLERANCE = 512 * 1024  # the kernel's requests of one stream come out of order by this much
+READ_AHEAD_CHUNKS = 512  # bound on what one file wants ahead, however small its chunks are
+
+
+class OpenFile:
+    """Implements :class:`datfs.vfs.TreeFile` for one version of one file of a drive.
+
+    ``shown``: the path for messages, escaped by the caller.
+    """
+
+    def __init__(self, content: SparseRegister, stat: Stat, shown: str) -> None:
+        self._content = content
+        self._register = content.register
+        self._stat = stat
+        self._shown = shown
+        self._base = stat.byte_offset
+        self._first = stat.offset
+        self._stop = stat.offset + stat.blocks
+        # Bytes lo..hi of the file may be read without further questions. Empty until the first look.
+        self._lo = 0
+        self._hi = 0
+        self._next = 0  # where a sequential reader would go on
+        self._run = 0  # bytes read in a row so far
+        self._ahead: list[int] = []
+        if stat.size and content.trusted and content.has_range(self._first, self._stop):
+            self._check_whole()
+            self._hi = stat.size
+
+    @property
+    def complete(self) -> bool:
+        """True if all chunks are here."""
+        return self._content.has_range(self._first, self._stop)
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """Bytes of the present extent; None if the range leaves it (then call :meth:`read`)."""
+        end = offset + length
+        if end > self._stat.size:
+            end = self._stat.size
+            if offset >= end:
+                return b""
+        if offset < self._lo or end > self._hi:
+            return None
+        return self._register.read(self._base + offset, end - offset)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See :meth:`datfs.vfs.TreeFile.read`. Raises BadMetadata if the entry cannot be right."""
+        end = min(offset + length, self._stat.size)
+        if offset >= end:
+            return b""
+        self._plan_read_ahead(offset, end)
+        chunk = self._guess(offset)
+        bounds = (self._first, self._stop)
+        while True:
+            # Ask for the whole range in one round; the first chunk decides whether the guess was right.
+            await self._fetch(chunk, min(self._guess_from(chunk, offset, end), bounds[1]))
+            start, size = self._place(chunk)
+            if offset < start:
+                bounds = (bounds[0], chunk)
+            elif offset >= start + size:
+                bounds = (chunk + 1, bounds[1])
+            else:
+                break
+            chunk = self._closer(chunk, start, size, offset, bounds)
+        stop = chunk + 1
+        reached = start + size
+        while reached < end:
+            await self._fetch(stop, min(self._guess_from(stop, reached, end), self._stop))
+            begins, size = self._place(stop)
+            if begins != reached:
+                raise self._wrong(f"chunk {stop} begins at byte {begins}, not {reached}")
+            reached += size
+            stop += 1
+        if not self._content.trusted:
+            return self._read_hashed(chunk, stop, offset, end)
+        self._widen(start, stop, reached)
+        return self._register.read(self._base + offset, end - offset)
+
+    def close(self) -> None:
+        """Takes back what was wanted ahead."""
+        self._content.drop(self._ahead, Urgency.SOON)
+        self._ahead = []
+
+    # -- finding chunks
+
+    def _guess(self, offset: int) -> int:
+        blocks, size = self._stat.blocks, self._stat.size
+        usual = -(-size // USUAL_CHUNK)
+        step = USUAL_CHUNK if blocks == usual else max(1, size // blocks)
+        return self._first + min(offset // step, blocks - 1)
+
+    def _guess_from(self, chunk: int, offset: int, end: int) -> int:
+        """The chunk after the last one that a read of ``offset .. end`` needs, if it begins in ``chunk``."""
+        return max(chunk + 1, chunk + 1 + self._guess(end - 1) - self._guess(offset))
+
+    def _closer(self, chunk: int, start: int, size: int, offset: int, bounds: tuple[int, int]) -> int:
+        low, stop = bounds
+        if low >= stop:
+            raise self._wrong(f"no chunk holds byte {offset}")
+        step = max(1, size)
+        moved = chunk + (offset - start) // step
+        if not low <= moved < stop:
+            moved = (low + stop) // 2
+        return moved
+
+    async def _fetch(self, first: int, stop: int) -> None:
+        content = self._content
+        if content.has_range(first, stop):
+            return
+        self._check_length(stop)
+        await content.ensure(range(first, stop))
+
+    def _check_length(self, stop: int) -> None:
+        """Refuses chunks that the writer never made, as far as that can be known."""
+        known = self._register.length
+        claimed = self._content.longest_claim
+        if known and stop > known and claimed is not None and stop > claimed:
+            raise self._wrong(f"it ends at chunk {stop}, the content register has only {known}")
+
+    def _place(self, chunk: int) -> tuple[int, int]:
+        """Where a held chunk lies in the file: offset and size in bytes, checked against the file's own bounds."""
+        start = self._register.byte_offset(chunk) - self._base
+        size = self._register.size_of(chunk)
+        if chunk == self._first and start != 0:
+            raise self._wrong(f"its first chunk {chunk} lies at byte {start + self._base}, not {self._base}")
+        if start < 0 or start + size > self._stat.size:
+            raise self._wrong(f"chunk {chunk} lies outside of it")
+        if chunk == self._stop - 1 and start + size != self._stat.size:
+            raise self._wrong(f"its chunks end at byte {start + size}, not {self._stat.size}")
+        return start, size
+
+    def _check_whole(self) -> None:
+        self._place(self._first)
+        self._place(self._stop - 1)
+
+    def _wrong(self, why: str) -> BadMetadata:
+        return BadMetadata(f"{self._shown}: the drive's entry does not fit its content: {why}")
+
+    # -- read-ahead and the present extent
+
+    def _plan_read_ahead(self, offset: int, end: int) -> None:
+        """Grows with the distance read in a row, is dropped by a seek; nothing for the first, isolated read."""
+        if abs(offset - self._next) <= SEQUENTIAL_TOLERANCE and (self._run or offset == self._next):
+            self._run += max(0, end - self._next)
+            self._next = max(self._next, end)
+        else:
+            self._run = 0
+            self._next = end
+        register = self._register
+        window = 0
+        if self._run > end - offset:
+            window = min(max(READ_AHEAD_FIRST, self._run), READ_AHEAD_MAX)
+        ahead: list[int] = []
+        if window and self._hi < self._stat.size:
+            first = self._guess(end - 1) + 1
+            stop = min(self._guess(min(end + window, self._stat.size) - 1) + 1, first + READ_AHEAD_CHUNKS)
+            ahead = [index for index in range(first, stop) if not register.has(index)]
+        old, self._ahead = self._ahead, ahead
+        self._content.want(ahead, Urgency.SOON)
+        self._content.drop(old, Urgency.SOON)
+        if ahead:
+            self._content.source.wants_changed(self._content)
+
+    def _widen(self, start: int, stop: int, reached: int) -> None:
+        """Makes the run of held chunks round ``start .. reached`` the present extent.
+
+        While chunks are missing the extent ends where read-ahead wants to be asked again.
+        """
+        register = self._register
+        limit = min(self._stop, stop + READ_AHEAD_CHUNKS)
+        gap = register.data_bits.next_clear(stop, limit)
+        last = limit if gap is None else gap
+        if last > stop:
+            reached = register.byte_offset(last - 1) + register.size_of(last - 1) - self._base
+        if self._lo <= start <= self._hi:
+            start = self._lo
+        if reached > self._stat.size:
+            raise self._wrong("its chunks are longer than it")
+        self._lo, self._hi = start, reached
+        if start == 0 and last == self._stop and register.has_range(self._first, self._stop):
+            self._hi = self._stat.size
+            return
+        # Half of the window is still unread when the next one is asked for.
+        window = min(max(READ_AHEAD_FIRST, self._run), READ_AHEAD_MAX)
+        self._hi = min(self._hi, max(self._next + window // 2, start))
+
+    # -- stores that others may change
+
+    def _read_hashed(self, first: int, stop: int, offset: int, end: int) -> bytes:
+        """Reads whole chunks and compares each with its verified hash before any byte of it is shown."""
+        register = self._register
+        pieces = []
+        for chunk in range(first, stop):
+            value = register.get(chunk)
+            node = register.node(2 * chunk)
+            if node is None or node.size != len(value) or leaf_hash(value) != node.hash:
+                raise CorruptStorage(
+                    f"{self._shown}: the file was changed after it was added to the drive (content chunk {chunk} "
+                    "no longer has the signed hash)",
+                    store="content.data",
+                    offset=register.byte_offset(chunk),
+                )
+            pieces.append(value)
+        start = register.byte_offset(first) - self._base
+        return b"".join(pieces)[offset - start : end - start]

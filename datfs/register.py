@@ -1,0 +1,597 @@
+"""A register: an append-only, signed list of chunks with its Merkle tree, over storage (register.md, sleep.md).
+
+Synchronous, for one thread. A register we have the secret key of can be appended to; any register can be filled with
+chunks that verify, from any source (:meth:`Register.put`), and can prove what it holds (:meth:`Register.proof`).
+
+Memory says what readers may see; the disk follows at :meth:`Register.flush`, in an order that never presents a hole as
+data (``docs/storage.md``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from datfs import flat, proof, recovery
+from datfs.bitfield import Bitfield
+from datfs.crypto import (
+    Buffer,
+    KeyPair,
+    TreeNode,
+    key_pair,
+    leaf_hash,
+    parent_node,
+    root_checksum,
+    sign,
+    verify,
+)
+from datfs.errors import BadStore, CorruptStorage, NotFound, ReadOnly
+from datfs.link import KEY_BYTES, discovery_key
+from datfs.proof import PresenceSet
+from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
+from datfs.storage import OpenStorage, RandomAccess
+from datfs.verification import check
+
+SECRET_KEY_BYTES = 64
+APPEND_JOIN = 1 << 20  # chunks of a batch are joined into writes of about this many bytes
+
+
+class ChunkMissing(NotFound):
+    """The chunk is not held here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The nodes of an answer, in order, and the signature that belongs to them, if one does."""
+
+    nodes: list[TreeNode]
+    signature: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeekUnknown:
+    """The byte lies in one of the chunks ``first .. stop-1``; which one is not known here."""
+
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadChunk:
+    """A held chunk whose bytes are not the verified ones."""
+
+    index: int
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What :meth:`Register.audit` found. ``bad_nodes``: tree nodes that do not follow from their children."""
+
+    chunks: int = 0
+    bytes: int = 0
+    bad_chunks: list[BadChunk] = field(default_factory=list)
+    bad_nodes: list[int] = field(default_factory=list)
+    signature_ok: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held is right."""
+        return self.signature_ok and not self.bad_chunks and not self.bad_nodes
+
+
+class PendingFlush:
+    """A flush in three steps, of which the middle one, :meth:`sync`, may run in another thread."""
+
+    def __init__(self, register: Register, pages: list[tuple[int, bytes]]) -> None:
+        self._register = register
+        self._pages = pages
+
+    def sync(self) -> None:
+        """Makes chunks, nodes and signatures durable. Raises OSError; call :meth:`abandon` then."""
+        try:
+            self._register._sync_contents()
+        except OSError:
+            self.abandon()
+            raise
+
+    def finish(self) -> None:
+        """Writes the bits that say so, and makes them durable. Raises OSError, after which a new flush may be tried."""
+        if not self._pages:
+            return
+        try:
+            self._register._write_bits(self._pages)
+        except OSError:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """What this flush was to write is left to the next one."""
+        self._register._redo_bits(self._pages)
+
+
+class Register:
+    """One register. Make one with :meth:`create` or :meth:`open`.
+
+    ``key``: 32-byte public key. ``secret_key``: 64 bytes, or None if we cannot append.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        secret_key: bytes | None,
+        tree: NodeFile,
+        signatures: SignatureFile,
+        bits: BitfieldFile,
+        data: RandomAccess,
+        *,
+        read_only: bool,
+    ) -> None:
+        self.key = key
+        self.secret_key = secret_key
+        self.read_only = read_only
+        self._tree = tree
+        self._signatures = signatures
+        self._bits = bits
+        self._data = data
+        self.length = 0
+        self.byte_length = 0
+        self._next_place = (
+            0,
+            0,
+        )  # chunk and byte offset after the last one placed: sequential puts need no sum
+        self._data_written = False
+        self._closed = False
+
+    # -- opening
+
+    @classmethod
+    def create(
+        cls,
+        open_storage: OpenStorage,
+        keys: KeyPair | None = None,
+        *,
+        prefix: str = "",
+        store_secret: bool = True,
+    ) -> Register:
+        """Makes an empty register in empty storage. Raises BadStore if there is one already, OSError.
+
+        ``keys``: default a new pair. ``store_secret``: keep the secret key beside the register.
+        """
+        keys = keys or key_pair()
+        if _read_key(open_storage(prefix + "key"), KEY_BYTES) is not None:
+            raise BadStore(f"{open_storage(prefix + 'key').name}: there is a register here already")
+        open_storage(prefix + "key").write(0, keys.public)
+        if store_secret:
+            open_storage(prefix + "secret_key").write(0, keys.secret)
+        return cls.open(open_storage, key=keys.public, secret_key=keys.secret, prefix=prefix)
+
+    @classmethod
+    def open(
+        cls,
+        open_storage: OpenStorage,
+        *,
+        key: bytes | None = None,
+        secret_key: bytes | None = None,
+        read_only: bool = False,
+        prefix: str = "",
+    ) -> Register:
+        """Opens a register; with ``key`` and empty storage a new copy that holds nothing yet.
+
+        ``read_only``: nothing is written, not even headers. What a crash left torn is mended in memory, and on disk
+        at the next flush. Raises BadStore, naming the file, if it cannot be; OSError.
+        """
+        key_file = open_storage(prefix + "key")
+        stored = _read_key(key_file, KEY_BYTES)
+        if stored is None and key is None:
+            raise BadStore(f"{key_file.name}: there is no register here")
+        if stored is not None and key is not None and stored != key:
+            raise BadStore(f"{key_file.name}: another register is stored here ({stored.hex()}, not {key.hex()})")
+        if stored is None and not read_only:
+            assert key is not None
+            key_file.write(0, key)
+        public = stored or key
+        assert public is not None
+        secret_file = open_storage(prefix + "secret_key")
+        secret_key = secret_key or _read_key(secret_file, SECRET_KEY_BYTES)
+        if secret_key is not None and (
+            len(secret_key) != SECRET_KEY_BYTES
+            or secret_key[32:] != public
+            or key_pair(secret_key[:32]).public != public
+        ):
+            raise BadStore(f"{secret_file.name}: the secret key does not belong to the register {public.hex()}")
+        register = cls(
+            public,
+            secret_key,
+            NodeFile(open_storage(prefix + "tree"), read_only),
+            SignatureFile(open_storage(prefix + "signatures"), read_only),
+            BitfieldFile(open_storage(prefix + "bitfield"), read_only),
+            open_storage(prefix + "data"),
+            read_only=read_only,
+        )
+        register.length = recovery.settle(public, register._tree, register._signatures, register._bits, register._data)
+        register.byte_length = sum(node.size for node in register.roots())
+        return register
+
+    # -- facts
+
+    @property
+    def writable(self) -> bool:
+        """Whether we can append."""
+        return self.secret_key is not None and not self.read_only
+
+    @property
+    def discovery_key(self) -> bytes:
+        """32 bytes that may be shown to strangers."""
+        return discovery_key(self.key)
+
+    @property
+    def data_bits(self) -> Bitfield:
+        """Which chunks are held. To be read only."""
+        return self._bits.data
+
+    @property
+    def tree_bits(self) -> Bitfield:
+        """Which tree nodes are held. To be read only."""
+        return self._bits.tree
+
+    def has(self, index: int) -> bool:
+        """Whether the chunk is held."""
+        return self._bits.data.get(index)
+
+    def has_range(self, first: int, stop: int) -> bool:
+        """Whether all chunks of ``first .. stop-1`` are held."""
+        return self._bits.data.all_set(first, stop)
+
+    def node(self, index: int) -> TreeNode | None:
+        """A node of the tree, None if it is not held."""
+        return self._tree.get(index) if self._bits.tree.get(index) else None
+
+    def roots(self, length: int | None = None) -> list[TreeNode]:
+        """The roots of a length (default: all). Raises CorruptStorage or ChunkMissing if one is not held."""
+        numbers = flat.full_roots(2 * (self.length if length is None else length))
+        return [self._need(number) for number in numbers]
+
+    def signature(self, index: int) -> bytes | None:
+        """The signature that covers chunks ``0 .. index``, None if it is not held."""
+        return self._signatures.get(index)
+
+    def _need(self, number: int) -> TreeNode:
+        if not self._bits.tree.get(number):
+            raise ChunkMissing(f"tree node {number} is not here")
+        node = self._tree.get(number)
+        if node is None:
+            name = self._tree.file.name
+            raise CorruptStorage(
+                f"{name}: node {number} should be at byte {32 + 40 * number} and is not there",
+                name,
+                32 + 40 * number,
+            )
+        return node
+
+    # -- chunks
+
+    def byte_offset(self, index: int) -> int:
+        """Where the chunk begins, in bytes. Known for every chunk held. Raises ChunkMissing if it is not known."""
+        if index == self._next_place[0]:
+            return self._next_place[1]
+        return sum(self._need(number).size for number in flat.full_roots(2 * index))
+
+    def size_of(self, index: int) -> int:
+        """Bytes of the chunk. Raises ChunkMissing if its leaf is not held."""
+        return self._need(2 * index).size
+
+    def get(self, index: int) -> bytes:
+        """The chunk. Raises ChunkMissing if it is not held, CorruptStorage if its bytes are gone, OSError."""
+        if not self.has(index):
+            raise ChunkMissing(f"chunk {index} is not here")
+        offset, size = self.byte_offset(index), self.size_of(index)
+        value = self._data.read(offset, size)
+        if len(value) != size:
+            raise CorruptStorage(
+                f"{self._data.name}: chunk {index} should have {size} bytes at byte {offset}, only {len(value)} are there",
+                self._data.name,
+                offset,
+            )
+        return value
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the register, which the caller knows to be held. Raises OSError, CorruptStorage."""
+        data = self._data.read(offset, length)
+        if len(data) != length:
+            raise CorruptStorage(
+                f"{self._data.name}: {length} bytes should be at byte {offset}, only {len(data)} are there",
+                self._data.name,
+                offset,
+            )
+        return data
+
+    def seek(self, byte: int) -> tuple[int, int] | SeekUnknown:
+        """The chunk that holds a byte and the position in it; what is known if nodes are missing (register.md 9).
+
+        Raises NotFound beyond the end.
+        """
+        if byte == 0:
+            return 0, 0
+        if byte == self.byte_length:
+            return self.length, 0
+        for root in self.roots():
+            if byte < root.size:
+                return self._seek_below(root.index, byte)
+            byte -= root.size
+        raise NotFound(f"the register has {self.byte_length} bytes")
+
+    def _seek_below(self, top: int, byte: int) -> tuple[int, int] | SeekUnknown:
+        while top & 1:
+            left = held = flat.left_child(top)
+            while not self._bits.tree.get(held) and held & 1:
+                held = flat.left_child(held)
+            node = self.node(held)
+            if node is not None and byte < node.size:
+                top = held
+            elif node is not None and held == left:
+                byte -= node.size
+                top = flat.sibling(left)
+            else:
+                return SeekUnknown(flat.left_span(top) // 2, flat.right_span(top) // 2 + 1)
+        return top // 2, byte
+
+    def seek_chunk(self, byte: int) -> int | None:
+        """The chunk that holds a byte, None if that is not known here or there is none."""
+        try:
+            found = self.seek(byte)
+        except NotFound:
+            return None
+        return None if isinstance(found, SeekUnknown) or found[0] >= self.length else found[0]
+
+    # -- proofs
+
+    def digest(self, index: int) -> int:
+        """What to say in a Request for the chunk about the nodes held (register.md section 6)."""
+        return proof.digest(self._bits.tree, 2 * index)
+
+    def proof(self, index: int, digest: int = 0, hash_only: bool = False, remote: PresenceSet | None = None) -> Proof:
+        """What proves the chunk to a peer with this ``digest``. Raises ChunkMissing if we cannot prove it."""
+        found = proof.proof_nodes(
+            self._bits.tree, 2 * index, digest, hash_only, PresenceSet() if remote is None else remote
+        )
+        if found is None:
+            raise ChunkMissing(f"chunk {index} cannot be proved: its leaf is not here")
+        numbers, proven = found
+        signature = None
+        if proven:
+            signature = self._signatures.get(proven // 2 - 1)
+            if signature is None:
+                raise ChunkMissing(f"chunk {index} cannot be proved: the signature of length {proven // 2} is not here")
+        return Proof([self._need(number) for number in numbers], signature)
+
+    def put(self, index: int, value: Buffer | None, nodes: Sequence[TreeNode], signature: bytes | None) -> bool:
+        """Verifies an answer and stores it; True if the register grew. A chunk becomes visible last.
+
+        With no ``value`` only its leaf is learned. Raises BadProof, ForkedRegister (nothing is stored), ReadOnly,
+        OSError (the chunk is not held then).
+        """
+        if self.read_only:
+            raise ReadOnly("the register was opened read-only")
+        accepted = check(self.key, self.node, index, value, nodes, signature)
+        tree, bits = self._tree, self._bits
+        has = bits.tree.get
+        for node in accepted.nodes:
+            tree.put(node)
+        # No node is visible before its bit is set, and bits are set only when the data are written.
+        if value is not None:
+            offset = self._place(index, accepted.nodes)
+            if len(value):
+                self._data.write(offset, value)
+            self._data_written = True
+            self._next_place = (index + 1, offset + len(value))
+        for node in accepted.nodes:
+            proof.close_upwards(node.index, has, bits.set_tree)
+        if value is not None:
+            if not has(2 * index):
+                proof.close_upwards(2 * index, has, bits.set_tree)
+            bits.set_data(index)
+        grew = accepted.length > self.length
+        if accepted.length:
+            assert signature is not None
+            self._signatures.put(accepted.length - 1, bytes(signature))
+        if grew:
+            self.length = accepted.length
+            self.byte_length = sum(root.size for root in accepted.roots)
+        return grew
+
+    def _place(self, index: int, new: Sequence[TreeNode]) -> int:
+        """The byte offset of a chunk whose proof was accepted but whose nodes are not marked as held yet."""
+        if index == self._next_place[0]:
+            return self._next_place[1]
+        fresh = {node.index: node.size for node in new}
+        total = 0
+        for number in flat.full_roots(2 * index):
+            size = fresh.get(number)
+            total += self._need(number).size if size is None else size
+        return total
+
+    # -- writing
+
+    def append(self, chunks: Sequence[Buffer], *, sync: bool = True) -> int:
+        """Appends chunks under one signature; returns the index of the first. With ``sync`` they survive a power cut.
+
+        Without, call :meth:`flush` before telling anybody. Raises ReadOnly, OSError (the register is as it was).
+        """
+        if not self.writable or self.secret_key is None:
+            raise ReadOnly("the register cannot be appended to: its secret key is not here")
+        first = self.length
+        if not chunks:
+            return first
+        new, roots = self._grow(chunks)
+        checksum = root_checksum(roots)
+        self._write_chunks(chunks)
+        for node in new:
+            self._tree.put(node)
+        length = first + len(chunks)
+        self._signatures.put(length - 1, sign(self.secret_key, checksum))
+        if sync:
+            self._tree.flush()
+            self._signatures.flush()
+            self._sync_contents()
+        before = self.length, self.byte_length
+        for node in new:
+            self._bits.set_tree(node.index)
+        self._bits.set_data_range(first, length, True)
+        self.length, self.byte_length = length, sum(root.size for root in roots)
+        self._next_place = (length, self.byte_length)
+        if sync:
+            try:
+                self.flush()
+            except OSError:
+                for node in new:
+                    self._bits.set_tree(node.index, False)
+                self._bits.set_data_range(first, length, False)
+                self.length, self.byte_length = before
+                self._next_place = before
+                raise
+        return first
+
+    def _grow(self, chunks: Sequence[Buffer]) -> tuple[list[TreeNode], list[TreeNode]]:
+        """The nodes that the chunks add, and the roots with them (register.md section 8)."""
+        stack = self.roots()
+        new = []
+        for number, chunk in enumerate(chunks, self.length):
+            node = TreeNode(2 * number, leaf_hash(chunk), len(chunk))
+            new.append(node)
+            while stack and stack[-1].index == flat.sibling(node.index) and stack[-1].index < node.index:
+                node = parent_node(stack.pop(), node)
+                new.append(node)
+            stack.append(node)
+        return new, stack
+
+    def _write_chunks(self, chunks: Sequence[Buffer]) -> None:
+        offset = self.byte_length
+        self._data_written = True
+        gathered: list[Buffer] = []
+        size = 0
+        for chunk in chunks:
+            gathered.append(chunk)
+            size += len(chunk)
+            if size >= APPEND_JOIN:
+                self._data.write(offset, gathered[0] if len(gathered) == 1 else b"".join(gathered))
+                offset, gathered, size = offset + size, [], 0
+        if size:
+            self._data.write(offset, gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def clear(self, first: int, stop: int) -> None:
+        """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError.
+
+        The bits go first, durably: a crash in between leaves space in use, never a hole that looks like data.
+        """
+        if self.read_only:
+            raise ReadOnly("the register was opened read-only")
+        ranges = []
+        at = first
+        while (begin := self._bits.data.next_set(at, stop)) is not None:
+            at = self._bits.data.next_clear(begin, stop) or stop
+            start = self.byte_offset(begin)
+            ranges.append((start, self.byte_offset(at - 1) + self.size_of(at - 1) - start))
+        if not ranges:
+            return
+        self._bits.set_data_range(first, min(stop, len(self._bits.data)), False)
+        self.flush()
+        for start, size in ranges:
+            if start + size >= self._data.size():
+                self._data.truncate(start)
+            else:
+                self._data.punch(start, size)
+
+    # -- durability
+
+    def begin_flush(self) -> PendingFlush:
+        """Writes nodes and signatures, and notes which bits are to follow. Raises OSError; nothing is lost then."""
+        self._tree.flush()
+        self._signatures.flush()
+        return PendingFlush(self, self._bits.snapshot())
+
+    def flush(self) -> None:
+        """Makes everything that is held durable. Raises OSError, after which it may be tried again."""
+        pending = self.begin_flush()
+        pending.sync()
+        pending.finish()
+
+    def _sync_contents(self) -> None:
+        if self._data_written:
+            self._data_written = False
+            try:
+                self._data.sync()
+            except OSError:
+                self._data_written = True
+                raise
+        self._tree.file.sync()
+        self._signatures.file.sync()
+
+    def _write_bits(self, pages: list[tuple[int, bytes]]) -> None:
+        self._bits.write(pages)
+        self._bits.file.sync()
+
+    def _redo_bits(self, pages: list[tuple[int, bytes]]) -> None:
+        self._bits.redo(pages)
+
+    def close(self) -> None:
+        """Flushes and closes the files; a second call does nothing. Raises OSError of the flush, with files closed."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self.read_only:
+                self.flush()
+        finally:
+            for file in (self._data, self._tree.file, self._signatures.file, self._bits.file):
+                file.close()
+
+    # -- checking what is stored
+
+    def audit(self, progress: Callable[[int], None] | None = None) -> AuditReport:
+        """Hashes every held chunk again and follows the tree up to the newest signature (register.md section 11).
+
+        ``progress`` is told the bytes of each chunk. Changes nothing. Raises OSError.
+        """
+        report = AuditReport()
+        for first, stop in list(self._bits.data.runs()):
+            for index in range(first, stop):
+                self._audit_chunk(index, report)
+                if progress is not None:
+                    progress(self.size_of(index))
+        for first, stop in list(self._bits.tree.runs()):
+            for number in range(first, stop):
+                if number & 1 and not self._node_follows(number):
+                    report.bad_nodes.append(number)
+        if self.length:
+            signature = self._signatures.get(self.length - 1)
+            report.signature_ok = signature is not None and verify(self.key, root_checksum(self.roots()), signature)
+        return report
+
+    def _audit_chunk(self, index: int, report: AuditReport) -> None:
+        offset, size = self.byte_offset(index), self.size_of(index)
+        value = self._data.read(offset, size)
+        report.chunks += 1
+        report.bytes += size
+        if len(value) != size or leaf_hash(value) != self._need(2 * index).hash:
+            report.bad_chunks.append(BadChunk(index, offset, size))
+
+    def _node_follows(self, number: int) -> bool:
+        left, right = self.node(flat.left_child(number)), self.node(flat.right_child(number))
+        stored = self._tree.get(number)
+        if stored is None:
+            return False
+        return left is None or right is None or parent_node(left, right) == stored
+
+
+def _read_key(file: RandomAccess, size: int) -> bytes | None:
+    """A key file's bytes; None if it does not exist or is empty. Raises BadStore for another length, OSError."""
+    data = file.read(0, size + 1)
+    if not data:
+        return None
+    if len(data) != size:
+        found = f"{file.size()} bytes" if file.size() <= 1 << 20 else "far too many bytes"
+        raise BadStore(f"{os.fspath(file.name)}: a key of {size} bytes should be here, not {found}")
+    return data

@@ -1,0 +1,312 @@
+"""SLEEP files: headers, tree nodes, signatures, bitfields (sleep.md sections 1 to 4).
+
+Each class owns one file of a register. All three write behind: what changes stays in memory until ``flush``, so that
+the register decides what reaches the disk in which order (``docs/storage.md``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import IntEnum
+
+from datfs.bitfield import Bitfield
+from datfs.crypto import SIGNATURE_BYTES, TreeNode
+from datfs.errors import BadStore
+from datfs.storage import RandomAccess
+
+MAGIC = b"\x05\x02\x57"
+HEADER_BYTES = 32
+NODE_BYTES = 40
+ALGORITHM_MOST = 24
+
+
+class FileType(IntEnum):
+    """Byte 3 of a header."""
+
+    BITFIELD = 0
+    SIGNATURES = 1
+    TREE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first 32 bytes of a SLEEP file. ``entry_size``: bytes of one entry, or of one page of a bitfield."""
+
+    type: int
+    version: int
+    entry_size: int
+    algorithm: str
+
+    def encode(self) -> bytes:
+        """The 32 bytes."""
+        name = self.algorithm.encode("ascii")
+        head = MAGIC + bytes((self.type, self.version)) + self.entry_size.to_bytes(2, "big")
+        return (head + bytes((len(name),)) + name).ljust(HEADER_BYTES, b"\0")
+
+
+PAGE_BYTES = 3584
+OLD_PAGE_BYTES = 3328  # hypercore before 6.22.3
+TREE_HEADER = Header(FileType.TREE, 0, NODE_BYTES, "BLAKE2b")
+SIGNATURES_HEADER = Header(FileType.SIGNATURES, 0, SIGNATURE_BYTES, "Ed25519")
+BITFIELD_HEADER = Header(FileType.BITFIELD, 0, PAGE_BYTES, "")
+
+
+def describe(data: bytes, name: str) -> Header:
+    """The header of any SLEEP file, also of kinds we would not open. Raises BadStore, naming file and offset."""
+    if len(data) < HEADER_BYTES:
+        raise BadStore(f"{name}: the header is cut off: {len(data)} of {HEADER_BYTES} bytes")
+    if data[:3] != MAGIC:
+        raise BadStore(f"{name}: not a SLEEP file: it begins with {data[:3].hex()}, not {MAGIC.hex()} (offset 0)")
+    length = data[7]
+    if length > ALGORITHM_MOST:
+        raise BadStore(f"{name}: the algorithm's name has {length} bytes, at most {ALGORITHM_MOST} fit (offset 7)")
+    algorithm = data[8 : 8 + length].decode("ascii", "backslashreplace")
+    return Header(data[3], data[4], int.from_bytes(data[5:7], "big"), algorithm)
+
+
+def check_header(data: bytes, name: str, expected: Header) -> Header | None:
+    """The header of a file that we want to trust; None if the file is still empty. Raises BadStore."""
+    if not data:
+        return None
+    found = describe(data, name)
+    if found.type != expected.type:
+        raise BadStore(f"{name}: a SLEEP file of type {found.type}, not {expected.type} (offset 3)")
+    if found.version != expected.version:
+        raise BadStore(f"{name}: SLEEP version {found.version} is not known, only {expected.version} (offset 4)")
+    sizes = (PAGE_BYTES, OLD_PAGE_BYTES) if expected.type == FileType.BITFIELD else (expected.entry_size,)
+    if found.entry_size not in sizes:
+        raise BadStore(f"{name}: entries of {found.entry_size} bytes, not {expected.entry_size} (offset 5)")
+    if found.algorithm != expected.algorithm:
+        raise BadStore(f"{name}: algorithm {found.algorithm!r}, not {expected.algorithm!r} (offset 8)")
+    return found
+
+
+def _open(file: RandomAccess, expected: Header, read_only: bool) -> Header:
+    found = check_header(file.read(0, HEADER_BYTES), file.name, expected)
+    if found is None:
+        if not read_only:
+            file.write(0, expected.encode())
+        return expected
+    return found
+
+
+NODES_PER_PAGE = 1024
+NODE_PAGES_KEPT = 256  # 10 MiB
+_NODE_PAGE = NODES_PER_PAGE * NODE_BYTES
+
+
+class _NodePage:
+    """Nodes in memory, and which of them differ from the file: ``low .. high`` in bytes, empty if low >= high."""
+
+    __slots__ = ("data", "high", "low")
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.low = _NODE_PAGE
+        self.high = 0
+
+
+class NodeFile:
+    """The ``tree`` file. A lookup in a page that is in memory makes no system call."""
+
+    def __init__(self, file: RandomAccess, read_only: bool) -> None:
+        self.file = file
+        _open(file, TREE_HEADER, read_only)
+        self._pages: OrderedDict[int, _NodePage] = OrderedDict()
+        self._dirty: dict[int, _NodePage] = {}
+        self._last = -1
+        self._last_page: _NodePage | None = None
+
+    def _page(self, number: int) -> _NodePage:
+        if number == self._last and self._last_page is not None:
+            return self._last_page
+        page = self._pages.get(number) or self._dirty.get(number)
+        if page is None:
+            data = bytearray(self.file.read(HEADER_BYTES + number * _NODE_PAGE, _NODE_PAGE))
+            data.extend(bytes(_NODE_PAGE - len(data)))
+            page = _NodePage(data)
+        self._pages[number] = page
+        self._pages.move_to_end(number)
+        if len(self._pages) > NODE_PAGES_KEPT:
+            self._pages.popitem(last=False)  # a dirty page stays in _dirty
+        self._last, self._last_page = number, page
+        return page
+
+    def get(self, index: int) -> TreeNode | None:
+        """The node, None if nothing is stored there."""
+        number, slot = divmod(index, NODES_PER_PAGE)
+        data = self._page(number).data
+        at = slot * NODE_BYTES
+        entry = bytes(data[at : at + NODE_BYTES])
+        if not any(entry):
+            return None
+        return TreeNode(index, entry[:32], int.from_bytes(entry[32:], "big"))
+
+    def put(self, node: TreeNode) -> None:
+        """Stores a node, in memory until :meth:`flush`."""
+        number, slot = divmod(node.index, NODES_PER_PAGE)
+        page = self._page(number)
+        at = slot * NODE_BYTES
+        page.data[at : at + NODE_BYTES] = node.hash + node.size.to_bytes(8, "big")
+        if page.low >= page.high:
+            self._dirty[number] = page
+        page.low = min(page.low, at)
+        page.high = max(page.high, at + NODE_BYTES)
+
+    def flush(self) -> None:
+        """Writes what changed. After an error the rest is still to be written."""
+        for number in sorted(self._dirty):
+            page = self._dirty[number]
+            start = HEADER_BYTES + number * _NODE_PAGE
+            self.file.write(start + page.low, memoryview(page.data)[page.low : page.high])
+            page.low, page.high = _NODE_PAGE, 0
+            del self._dirty[number]
+
+    def count(self) -> int:
+        """How many entries the file has room for."""
+        return max(0, self.file.size() - HEADER_BYTES) // NODE_BYTES
+
+
+class SignatureFile:
+    """The ``signatures`` file: one slot for each chunk, most of them empty in a batch."""
+
+    def __init__(self, file: RandomAccess, read_only: bool) -> None:
+        self.file = file
+        _open(file, SIGNATURES_HEADER, read_only)
+        self._dirty: dict[int, bytes] = {}
+
+    def get(self, index: int) -> bytes | None:
+        """The signature that covers chunks ``0 .. index``, None if there is none."""
+        found = self._dirty.get(index)
+        if found is None:
+            found = self.file.read(HEADER_BYTES + index * SIGNATURE_BYTES, SIGNATURE_BYTES)
+        return found if len(found) == SIGNATURE_BYTES and any(found) else None
+
+    def put(self, index: int, signature: bytes) -> None:
+        """Stores a signature, in memory until :meth:`flush`."""
+        self._dirty[index] = signature
+
+    def flush(self) -> None:
+        """Writes what changed. After an error the rest is still to be written."""
+        for index in sorted(self._dirty):
+            self.file.write(HEADER_BYTES + index * SIGNATURE_BYTES, self._dirty[index])
+            del self._dirty[index]
+
+    def count(self) -> int:
+        """How many slots the file has."""
+        return max(0, self.file.size() - HEADER_BYTES) // SIGNATURE_BYTES
+
+
+DATA_BYTES = 1024
+TREE_BYTES = 2048
+CHUNKS_PER_PAGE = DATA_BYTES * 8
+NODES_PER_BITFIELD_PAGE = TREE_BYTES * 8
+_INDEX_BYTES = PAGE_BYTES - DATA_BYTES - TREE_BYTES
+_CODE = bytes(3 if b == 255 else 1 if b else 0 for b in range(256))
+_NIBBLE = (0, *(1,) * 14, 3)
+_HALF = bytes(_NIBBLE[b >> 4] << 2 | _NIBBLE[b & 15] for b in range(256))
+
+
+class BitfieldFile:
+    """The ``bitfield`` file: which chunks and nodes are stored. All bits are in memory.
+
+    ``data``, ``tree``: the bits; change them only through :meth:`set_data`, :meth:`set_tree` and their ranges.
+    """
+
+    def __init__(self, file: RandomAccess, read_only: bool) -> None:
+        self.file = file
+        self.page_bytes = _open(file, BITFIELD_HEADER, read_only).entry_size
+        data, tree, rest = bytearray(), bytearray(), bytearray()
+        offset = HEADER_BYTES
+        while page := file.read(offset, self.page_bytes):
+            page = page.ljust(self.page_bytes, b"\0")
+            data += page[:DATA_BYTES]
+            tree += page[DATA_BYTES : DATA_BYTES + TREE_BYTES]
+            rest += page[DATA_BYTES + TREE_BYTES :]
+            offset += self.page_bytes
+        self.data = Bitfield(bytes(data))
+        self.tree = Bitfield(bytes(tree))
+        self._index = rest
+        self.pages = len(data) // DATA_BYTES
+        self._dirty: set[int] = set()
+        self._changed_groups: set[int] = set()  # groups of 32 chunks whose index bytes are stale
+
+    def set_data(self, index: int, on: bool = True) -> None:
+        """Marks a chunk as stored or not."""
+        if self.data.set(index, on):
+            self._touch(index // CHUNKS_PER_PAGE)
+            self._changed_groups.add(index >> 5)
+
+    def set_data_range(self, first: int, stop: int, on: bool) -> None:
+        """Marks chunks ``first .. stop-1``."""
+        if first >= stop:
+            return
+        self.data.set_range(first, stop, on)
+        for page in range(first // CHUNKS_PER_PAGE, (stop - 1) // CHUNKS_PER_PAGE + 1):
+            self._touch(page)
+        self._changed_groups.update(range(first >> 5, ((stop - 1) >> 5) + 1))
+
+    def set_tree(self, index: int, on: bool = True) -> None:
+        """Marks a node as stored or not."""
+        if self.tree.set(index, on):
+            self._touch(index // NODES_PER_BITFIELD_PAGE)
+
+    def _touch(self, page: int) -> None:
+        self._dirty.add(page)
+        self.pages = max(self.pages, page + 1)
+
+    def snapshot(self) -> list[tuple[int, bytes]]:
+        """The pages that differ from the file, as (page, bytes); they count as written unless :meth:`redo`."""
+        if self.page_bytes == PAGE_BYTES:
+            self._update_index()
+        dirty, self._dirty = sorted(self._dirty), set()
+        return [(number, self._page(number)) for number in dirty]
+
+    def redo(self, pages: list[tuple[int, bytes]]) -> None:
+        """Writing failed: these pages are to be written again."""
+        self._dirty.update(number for number, _ in pages)
+
+    def write(self, pages: list[tuple[int, bytes]]) -> None:
+        """Writes pages of a snapshot."""
+        for number, page in pages:
+            self.file.write(HEADER_BYTES + number * self.page_bytes, page)
+
+    def _page(self, number: int) -> bytes:
+        data = self.data.to_bytes(number * CHUNKS_PER_PAGE, (number + 1) * CHUNKS_PER_PAGE)
+        tree = self.tree.to_bytes(number * NODES_PER_BITFIELD_PAGE, (number + 1) * NODES_PER_BITFIELD_PAGE)
+        # The pages before 6.22.3 have room for half of the index only; their bytes are left as they are.
+        size = self.page_bytes - DATA_BYTES - TREE_BYTES
+        rest = bytes(self._index[number * size : (number + 1) * size])
+        return data + tree + rest.ljust(size, b"\0")
+
+    def _update_index(self) -> None:
+        """Brings the index part up to date: a tree over the data bytes, four to a leaf (sleep.md section 4).
+
+        Changed index bytes may lie in pages other than the changed bits: parents do.
+        """
+        limit = self.pages * _INDEX_BYTES
+        index = self._index
+        if len(index) < limit:
+            index.extend(bytes(limit - len(index)))
+        changed = self._changed_groups
+        self._changed_groups = set()
+        level: set[int] = set()
+        for group in changed:
+            four = self.data.to_bytes(group * 32, group * 32 + 32)
+            a, b, c, d = (_CODE[byte] for byte in four)
+            index[2 * group] = a << 6 | b << 4 | c << 2 | d
+            level.add(2 * group)
+        half = 1
+        while level:
+            # Nodes of one depth: parents are at +half or -half, children of a parent at -half and +half.
+            level = {i - half if (i >> 1) // half & 1 else i + half for i in level}
+            level = {i for i in level if i < limit}
+            for i in level:
+                left = index[i - half]
+                right = index[i + half] if i + half < limit else 0
+                value = _HALF[left] << 4 | _HALF[right]
+                if index[i] != value:
+                    index[i] = value
+                    self._dirty.add(i // _INDEX_BYTES)
+            half *= 2

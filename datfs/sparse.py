@@ -1,0 +1,325 @@
+"""A register that lacks chunks: what is wanted, who waits, and how a source of chunks fills it.
+
+Owns the want list (index → urgency, counted), the waiters, and the reservations of requests in flight. Does not know
+where chunks come from: a :class:`ChunkSource` asks :meth:`SparseRegister.next_wants`, delivers with
+:meth:`SparseRegister.put` and gives reservations back with :meth:`SparseRegister.release`.
+
+A chunk's life::
+
+    absent ──want──► wanted ──next_wants──► in flight ──put──► held
+               ▲        ▲                       │
+               └──drop──┴───────release─────────┘
+
+Everything here runs in one thread; nothing awaits while an invariant is broken (``docs/design.md``, "State").
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from datfs.bitfield import Bitfield
+from datfs.crypto import TreeNode
+from datfs.errors import Closed, DatfsError, NoPeers
+from datfs.register import Register
+
+
+class Urgency(enum.IntEnum):
+    """How soon a chunk is needed; lower values are asked for first."""
+
+    NOW = 0  # a reader waits for it
+    SOON = 1  # read-ahead of a sequential reader
+    LATER = 2  # asked for in advance by a person or a command
+
+
+class ChunkSource(Protocol):
+    """Who can bring chunks."""
+
+    def wants_changed(self, register: SparseRegister) -> None:
+        """Something is wanted that was not before. Must not wait; may be called when nothing changed."""
+        ...
+
+    def hopeless(self, register: SparseRegister) -> DatfsError | None:
+        """Why nobody will bring anything now, as the error for a reader; None while there is hope."""
+        ...
+
+
+class NoSource:
+    """The source of a drive that is offline: nothing comes, and readers are told at once."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def wants_changed(self, register: SparseRegister) -> None:
+        """Nothing will come."""
+
+    def hopeless(self, register: SparseRegister) -> DatfsError | None:
+        """Always: the reason given when this was made."""
+        return NoPeers(f"{register.name} chunk is not here, and {self._reason}")
+
+
+class CopySource:
+    """Brings chunks from another register of the same key on this machine, on the spot, with proofs."""
+
+    def __init__(self, origin: Register) -> None:
+        self._origin = origin
+
+    def wants_changed(self, register: SparseRegister) -> None:
+        """Delivers all that is wanted and held by the origin, before it returns."""
+        while wants := register.next_wants(self._origin.data_bits, 64):
+            for index in wants:
+                digest = register.register.digest(index)
+                proof = self._origin.proof(index, digest)
+                register.put(index, self._origin.get(index), proof.nodes, proof.signature)
+        if register.length_wanted and self._origin.length > register.register.length:
+            index = self._origin.length - 1
+            proof = self._origin.proof(index, register.register.digest(index))
+            register.put(index, self._origin.get(index), proof.nodes, proof.signature)
+
+    def hopeless(self, register: SparseRegister) -> DatfsError | None:
+        """What the origin lacks will not come."""
+        return NoPeers(f"{register.name} chunk is neither here nor in the copy it comes from")
+
+
+class _Waiter:
+    """Readers that wait for one chunk. ``error`` makes the exception for each of them, None after success."""
+
+    __slots__ = ("error", "event", "readers")
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self.event = trio.Event()
+        self.error: Callable[[], Exception] | None = None
+
+
+def _same(error: OSError) -> Callable[[], OSError]:
+    """Makes equal errors, one for each reader: a raised exception gathers the traceback of one task only."""
+    number, text, name = error.errno, error.strerror, error.filename
+    return lambda: OSError(number, text, name)
+
+
+class SparseRegister:
+    """A :class:`~datfs.register.Register` plus what is wanted of it.
+
+    ``name``: "metadata" or "content", for messages. ``trusted``: False if the bytes in the store may have been
+    changed by others since they were verified (files of a working folder), so that readers must hash them.
+    """
+
+    def __init__(
+        self, register: Register, source: ChunkSource, *, name: str = "register", trusted: bool = True
+    ) -> None:
+        self.register = register
+        self.name = name
+        self.trusted = trusted
+        self.source = source
+        self._levels: tuple[dict[int, int], ...] = tuple({} for _ in Urgency)
+        self._waiters: dict[int, _Waiter] = {}
+        self._in_flight: set[int] = set()
+        self._length_waiters: set[trio.Event] = set()
+        self._claims: dict[object, int] = {}
+        self._closed = False
+        self._store_failed = False
+
+    # -- what readers call
+
+    def has_range(self, first: int, stop: int) -> bool:
+        """True if every chunk of ``first .. stop-1`` is held."""
+        return self.register.has_range(first, stop)
+
+    async def ensure(self, indices: Iterable[int], urgency: Urgency = Urgency.NOW) -> None:
+        """Returns when every chunk of ``indices`` is held; at once, without a checkpoint, if they are.
+
+        Put a deadline around it. Raises NoPeers (or why else there is no hope), Closed, IntegrityError.
+        A cancelled call takes its wants with it; chunks that were on their way are stored when they come.
+        """
+        has = self.register.has
+        missing = [index for index in indices if not has(index)]
+        if not missing:
+            return
+        if self._closed:
+            raise Closed("the drive was closed")
+        self.want(missing, urgency)
+        try:
+            self.source.wants_changed(self)
+            for index in missing:
+                while not has(index):
+                    error = self.source.hopeless(self)
+                    if error is not None:
+                        raise error
+                    await self._wait_for(index)
+        finally:
+            self.drop(missing, urgency)
+
+    async def _wait_for(self, index: int) -> None:
+        waiter = self._waiters.get(index)
+        if waiter is None:
+            waiter = self._waiters[index] = _Waiter()
+        waiter.readers += 1
+        try:
+            await waiter.event.wait()
+        finally:
+            waiter.readers -= 1
+            if not waiter.readers and self._waiters.get(index) is waiter:
+                del self._waiters[index]
+        if waiter.error is not None:
+            raise waiter.error()
+
+    def want(self, indices: Iterable[int], urgency: Urgency) -> None:
+        """Counts a want for each index; call ``source.wants_changed`` afterwards. Undone by :meth:`drop`."""
+        level = self._levels[urgency]
+        for index in indices:
+            level[index] = level.get(index, 0) + 1
+
+    def drop(self, indices: Iterable[int], urgency: Urgency) -> None:
+        """Takes back what :meth:`want` counted."""
+        level = self._levels[urgency]
+        for index in indices:
+            left = level[index] - 1
+            if left:
+                level[index] = left
+            else:
+                del level[index]
+
+    async def learn_length(self) -> bool:
+        """Waits until a longer signed length is verified (True), or a peer says it has no longer one (False).
+
+        Raises as :meth:`ensure` does. Put a deadline around it.
+        """
+        if self._closed:
+            raise Closed("the drive was closed")
+        before = self.register.length
+        event = trio.Event()
+        self._length_waiters.add(event)
+        try:
+            self.source.wants_changed(self)
+            while True:
+                if self.register.length > before:
+                    return True
+                if self._claims and max(self._claims.values()) <= self.register.length:
+                    return False
+                error = self.source.hopeless(self)
+                if error is not None:
+                    raise error
+                await event.wait()
+                if self._closed:
+                    raise Closed("the drive was closed")
+                self._length_waiters.discard(event)
+                event = trio.Event()
+                self._length_waiters.add(event)
+        finally:
+            self._length_waiters.discard(event)
+
+    @property
+    def longest_claim(self) -> int | None:
+        """The greatest length that a connected peer claims; None while no peer has told."""
+        return max(self._claims.values()) if self._claims else None
+
+    # -- what sources call
+
+    @property
+    def length_wanted(self) -> bool:
+        """True while somebody waits for a newer length."""
+        return bool(self._length_waiters)
+
+    @property
+    def wanted(self) -> Collection[int]:
+        """The indices that are wanted, most urgent first, each once."""
+        return list(dict.fromkeys(index for level in self._levels for index in level))
+
+    @property
+    def waiting(self) -> int:
+        """How many different chunks readers wait for."""
+        return len(self._waiters)
+
+    def next_wants(self, held: Bitfield, limit: int) -> Sequence[int]:
+        """Up to ``limit`` wanted chunks that ``held`` has and nobody was asked for yet; reserves them.
+
+        Each must end in :meth:`put` or :meth:`release`.
+        """
+        chosen: list[int] = []
+        if limit <= 0:
+            return chosen
+        in_flight, has = self._in_flight, self.register.has
+        # After a failed write nothing is fetched ahead until one succeeds: it would be fetched again and again.
+        for level in self._levels[:1] if self._store_failed else self._levels:
+            for index in level:
+                if index in in_flight or not held.get(index) or has(index):
+                    continue
+                in_flight.add(index)
+                chosen.append(index)
+                if len(chosen) == limit:
+                    return chosen
+        return chosen
+
+    def reserve(self, index: int) -> bool:
+        """Reserves one chunk that need not be wanted (the newest, to learn the length). False if it is taken."""
+        if index in self._in_flight or self.register.has(index):
+            return False
+        self._in_flight.add(index)
+        return True
+
+    def release(self, indices: Iterable[int]) -> None:
+        """Gives reservations back unfulfilled; call ``wants_changed`` so that others are asked."""
+        self._in_flight.difference_update(indices)
+
+    def put(
+        self,
+        index: int,
+        value: bytes | bytearray | memoryview | None,
+        nodes: Sequence[TreeNode],
+        signature: bytes | None,
+    ) -> bool:
+        """Verifies and stores an answer, then wakes its readers. True if the register grew.
+
+        Raises BadProof (nothing was stored), ForkedRegister. A disk that is full or broken is not the peer's fault:
+        the readers of the chunk get the OSError, nobody else.
+        """
+        try:
+            grew = self.register.put(index, value, nodes, signature)
+        except OSError as error:
+            self._in_flight.discard(index)
+            self._store_failed = True
+            self._fail_one(index, _same(error))
+            return False
+        self._store_failed = False
+        self._in_flight.discard(index)
+        waiter = self._waiters.pop(index, None)
+        if waiter is not None:
+            waiter.event.set()
+        if grew:
+            self._wake_length_waiters()
+        return grew
+
+    def claim(self, peer: object, length: int) -> None:
+        """A peer has told, for the first time or anew, that it knows ``length`` chunks. A claim, not a proof."""
+        self._claims[peer] = length
+        self._wake_length_waiters()
+
+    def unclaim(self, peer: object) -> None:
+        """The peer is gone."""
+        self._claims.pop(peer, None)
+        self._wake_length_waiters()
+
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """Every reader that waits now gets the exception that ``error`` makes."""
+        for index in list(self._waiters):
+            self._fail_one(index, error)
+        self._wake_length_waiters()
+
+    def _fail_one(self, index: int, error: Callable[[], Exception]) -> None:
+        waiter = self._waiters.pop(index, None)
+        if waiter is not None:
+            waiter.error = error
+            waiter.event.set()
+
+    def close(self) -> None:
+        """Every reader that waits, now or later, gets Closed. The register itself stays open."""
+        self._closed = True
+        self.fail(lambda: Closed("the drive was closed"))
+
+    def _wake_length_waiters(self) -> None:
+        for event in self._length_waiters:
+            event.set()

@@ -1,0 +1,33 @@
+"""Names and sizes for people: nothing a drive or a peer says reaches a terminal or a log unescaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def show(name: bytes) -> str:
+    """A name as printable text: control bytes, escapes and direction marks as ``\\x..`` or ``\\u....``.
+
+    Bytes that are not UTF-8 come out as ``\\x..`` too.
+    """
+    text = name.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_path(path: Sequence[bytes]) -> str:
+    """A path of components as printable text, with a leading slash."""
+    return "/" + "/".join(show(name) for name in path)
+
+
+def show_size(size: int) -> str:
+    """A number of bytes with a binary unit: ``512 B``, ``64.0 KiB``, ``1.5 GiB``."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} PiB"

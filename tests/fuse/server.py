@@ -1,0 +1,107 @@
+"""Mounts one of the trees: ``python -m tests.fuse.server TREE DIR``; says "ready", then obeys lines on stdin.
+
+``arrive PATH``: what is missing of the file comes. ``hold``, ``free``: names wait from now on, or no longer.
+``crash``: a task of the program fails as a bug would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import trio
+import trio.lowlevel
+
+from datfs import fuse_control, mountpoints
+from datfs.daemon import run_in_background
+from datfs.errors import MountError
+from datfs.fuse_mount import serve
+from datfs.mount_options import parse_options
+from tests.fuse.trees import TREES
+from tests.memory_tree import MemoryTree
+
+
+async def obey(tree: MemoryTree) -> None:
+    """Reads commands until stdin ends."""
+    rest = b""
+    async for piece in trio.lowlevel.FdStream(os.dup(0)):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            command, _, argument = line.decode().partition(" ")
+            if command == "arrive":
+                file = tree.file(argument)
+                file.present = None
+                file.arrives.set()
+            elif command == "hold":
+                tree.hold_names = trio.Event()
+            elif command == "free" and tree.hold_names is not None:
+                tree.hold_names.set()
+            elif command == "crash":
+                raise ZeroDivisionError("a bug in another task")
+            print("done", flush=True)
+
+
+async def run(arguments: argparse.Namespace, ready: Callable[[], None]) -> None:
+    """Serves until a signal comes or the mount goes."""
+    tree = TREES[arguments.tree]()
+    stop = trio.Event()
+
+    async def signals(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for _ in received:
+                stop.set()
+
+    async def before_unmount() -> None:
+        await trio.lowlevel.checkpoint()
+        mounted = mountpoints.mount_at(arguments.point) is not None
+        print("drained, still mounted" if mounted else "drained, not mounted", flush=True)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(signals)
+        if not arguments.background:
+            nursery.start_soon(obey, tree)
+        await serve(
+            tree,
+            arguments.point,
+            options=parse_options(arguments.options),
+            timeout=arguments.timeout,
+            ready=ready,
+            stop=stop,
+            before_unmount=before_unmount,
+        )
+        nursery.cancel_scope.cancel()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tree", choices=sorted(TREES))
+    parser.add_argument("point")
+    parser.add_argument("--timeout", type=float, default=30)
+    parser.add_argument("--options", default="")
+    parser.add_argument("--direct", action="store_true", help="as where max_background cannot be raised")
+    parser.add_argument("--background", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if arguments.direct:
+        fuse_control.raise_background_limit = lambda device: False
+
+    def work(ready: Callable[[], None]) -> int:
+        try:
+            trio.run(run, arguments, ready)
+        except MountError as error:
+            print(f"MountError: {error}", file=sys.stderr)
+            return 8
+        return 0
+
+    if arguments.background:
+        return run_in_background(work)
+    return work(lambda: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+#!/usr/bin/env node
+'use strict'
+// Downloads a drive with the reference implementation and says what it got, as JSON lines; the last one is "done".
+
+const net = require('net')
+const path = require('path')
+const hyperdrive = require('hyperdrive')
+const raf = require('random-access-file')
+const ram = require('random-access-memory')
+const c = require('./common')
+const link = require('./link')
+
+const usage = `clone.js --key HEX64 --port N [flags]
+  --host H           default 127.0.0.1
+  --store DIR        keep it there, sleep layout (default: in memory)
+  --path P           only this file (repeatable), and only the chunks it needs
+  --version N        the files of version N, not of the newest
+  --live N           first say each version as it comes ("version"), up to version N
+  --no-files         read every file without a line and a hash for each
+  --timeout SECONDS  give up (default 60)
+exit code 0 with "done"; 3 time is over; 4 the reference refused what it got; 5 the other side closed`
+
+const args = c.flags({
+  key: 'text', port: 'number', host: 'text', store: 'text', path: 'list', version: 'number', live: 'number', 'no-files': 'switch', timeout: 'number'
+}, usage)
+
+const started = Date.now()
+let finished = false // closing the store makes the reference report its own requests as failed
+
+function end (code, event, fields) {
+  c.say(event, Object.assign({ seconds: (Date.now() - started) / 1000 }, fields))
+  process.exit(code)
+}
+
+async function main () {
+  if (!args.key || !args.port || args._.length) throw new Error(usage)
+  setTimeout(() => end(3, 'timeout'), 1000 * (args.timeout || 60)).unref()
+
+  const sparse = args.path.length > 0
+  const storage = register => name => args.store ? raf(path.join(args.store, '.dat', `${register}.${name}`)) : ram()
+  const drive = hyperdrive({ metadata: storage('metadata'), content: storage('content') }, args.key, { sparse, sparseMetadata: sparse })
+  drive.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
+
+  const bytes = { in: 0, out: 0 }
+  const socket = net.connect(args.port, args.host || '127.0.0.1')
+  const protocol = drive.replicate({ live: true, upload: false, download: true })
+  protocol.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
+  socket.setNoDelay(true)
+  socket.on('error', err => c.say('socket-error', { message: err.message }))
+  socket.on('close', () => { if (!finished) end(5, 'closed', { wireIn: bytes.in }) })
+  link.pipeline([socket, link.counter(n => { bytes.in += n }), protocol, link.counter(n => { bytes.out += n }), socket])
+
+  if (!drive.metadata.length) await call(drive.metadata, 'update')
+  await c.contentReady(drive)
+  for (let seen = -1; args.live !== undefined; await call(drive.metadata, 'update')) {
+    if (drive.version !== seen) c.say('version', { version: seen = drive.version })
+    if (seen >= args.live) break
+  }
+  const at = args.version === undefined ? drive : drive.checkout(args.version)
+  const wanted = sparse ? args.path : (await c.listing(at)).filter(e => !e.directory).map(e => e.path)
+  let size = 0
+  for (const name of wanted) {
+    if (args['no-files']) {
+      size += await discard(at, name)
+      continue
+    }
+    const file = await c.readHashed(at, name)
+    size += file.size
+    c.say('file', file)
+  }
+  const fields = {
+    version: at.version,
+    files: wanted.length,
+    bytes: size,
+    metadataChunks: drive.metadata.downloaded(),
+    contentChunks: drive.content.downloaded(),
+    contentLength: drive.content.length,
+    wireIn: bytes.in,
+    wireOut: bytes.out,
+    crypto: nativeCrypto() ? 'native libsodium' : 'plain JavaScript',
+    node: process.version
+  }
+  const seconds = (Date.now() - started) / 1000
+  finished = true
+  if (args.store) await call(drive, 'close')
+  end(0, 'done', Object.assign(fields, { seconds }))
+}
+
+const call = c.call
+
+function discard (drive, name) {
+  return new Promise((resolve, reject) => {
+    let size = 0
+    const stream = drive.createReadStream(name)
+    stream.on('data', chunk => { size += chunk.length })
+    stream.on('error', reject)
+    stream.on('end', () => resolve(size))
+  })
+}
+
+function nativeCrypto () {
+  try {
+    require('sodium-native')
+    return true
+  } catch (err) {
+    return false
+  }
+}
+
+main().catch(c.fail)

@@ -1,0 +1,131 @@
+"""Inode numbers and lookup counts: exact, never reused, never wrong in silence."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+
+from datfs.inodes import ROOT_NUMBER, InodeTable, LookupCountError
+from datfs.vfs import Entry, Kind
+
+
+def directory(*path: bytes, mtime_ns: int = 1) -> Entry:
+    return Entry(path, Kind.DIRECTORY, 0, 0o755, mtime_ns, 1, path)
+
+
+def file(*path: bytes, version: int = 1) -> Entry:
+    return Entry(path, Kind.FILE, 10, 0o644, 1, 1, (path, version))
+
+
+def take(table: InodeTable, entry: Entry) -> int:
+    number = table.number_of(entry)
+    table.taken(number, entry)
+    return number
+
+
+def test_the_root_is_number_one_and_never_goes() -> None:
+    """The root is there before any lookup and stays whatever the kernel gives back."""
+    table = InodeTable(directory())
+    assert table.entry(ROOT_NUMBER) == directory()
+    take(table, directory())
+    table.forget(ROOT_NUMBER, 99)
+    assert table.entry(ROOT_NUMBER) == directory()
+    assert table.count(ROOT_NUMBER) == 0
+
+
+def test_the_same_content_keeps_its_number_while_the_kernel_knows_it() -> None:
+    """Two lookups of one version give one number and two references."""
+    table = InodeTable(directory())
+    number = take(table, file(b"a"))
+    assert take(table, file(b"a")) == number
+    assert table.count(number) == 2
+    table.forget(number, 1)
+    assert table.entry(number) == file(b"a")
+
+
+def test_another_version_is_another_number() -> None:
+    """A changed file never shares the pages the kernel keeps for the old one."""
+    table = InodeTable(directory())
+    old, new = take(table, file(b"a", version=1)), take(table, file(b"a", version=2))
+    assert old != new
+    assert table.entry(old) == file(b"a", version=1)
+
+
+def test_a_directory_keeps_its_number_when_its_times_change() -> None:
+    """Directories are their paths; the newest entry is the one that counts."""
+    table = InodeTable(directory())
+    number = take(table, directory(b"d", mtime_ns=1))
+    assert take(table, directory(b"d", mtime_ns=2)) == number
+    assert table.entry(number).mtime_ns == 2
+
+
+def test_a_file_and_a_directory_of_one_path_are_two() -> None:
+    """A path that turned from directory to file gets another number even if the identities are equal."""
+    table = InodeTable(directory())
+    as_file = Entry((b"x",), Kind.FILE, 1, 0o644, 1, 1, (b"x",))
+    assert take(table, directory(b"x")) != take(table, as_file)
+
+
+def test_numbers_are_never_given_again() -> None:
+    """After the last reference the number is gone for good, also for the same content."""
+    table = InodeTable(directory())
+    number = take(table, file(b"a"))
+    table.forget(number, 1)
+    with pytest.raises(OSError) as caught:
+        table.entry(number)
+    assert caught.value.errno == errno.ESTALE
+    assert take(table, file(b"a")) > number
+
+
+def test_a_number_that_was_not_taken_leaves_nothing() -> None:
+    """An entry that did not fit the kernel's buffer costs no memory."""
+    table = InodeTable(directory())
+    table.number_of(file(b"a"))
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize("references", [0, -1, 3])
+def test_a_wrong_count_is_refused(references: int) -> None:
+    """Giving back none, less than none or more than there are raises and changes nothing."""
+    table = InodeTable(directory())
+    number = take(table, file(b"a"))
+    take(table, file(b"a"))
+    with pytest.raises(LookupCountError):
+        table.forget(number, references)
+    assert table.count(number) == 2
+
+
+def test_forgetting_the_unknown_is_refused() -> None:
+    """A number the kernel does not have cannot be given back."""
+    with pytest.raises(LookupCountError):
+        InodeTable(directory()).forget(77, 1)
+
+
+def test_a_number_cannot_be_taken_for_something_else() -> None:
+    """Telling the kernel one number for two entries is a bug and is caught."""
+    table = InodeTable(directory())
+    number = take(table, file(b"a"))
+    with pytest.raises(LookupCountError):
+        table.taken(number, file(b"b"))
+
+
+def test_counts_follow_a_plain_model() -> None:
+    """Whatever the order of lookups and forgets, the table holds exactly what the kernel holds."""
+    chance = random.Random(5)
+    table = InodeTable(directory())
+    held: dict[int, int] = {}
+    for _ in range(3000):
+        if held and chance.random() < 0.5:
+            number = chance.choice(sorted(held))
+            references = chance.randint(1, held[number])
+            table.forget(number, references)
+            held[number] -= references
+            if not held[number]:
+                del held[number]
+        else:
+            number = take(table, file(b"%d" % chance.randrange(20)))
+            held[number] = held.get(number, 0) + 1
+        assert len(table) == len(held) + 1
+    assert all(table.count(number) == count for number, count in held.items())
