@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "20 files": (kept_drive("first-byte-small", small), "/folder/file-7"),
         f"{many:,} files": (
             kept_drive(f"many-{many}", big=many),
-            "/d0/f0" if given.quick else "/d0/d0/d0/f0",
+            "/d0/f0" if given.quick else "/d0/d0/f0",
         ),
     }
     report = Report("From the command to the first byte", given)

@@ -34,7 +34,7 @@ KEPT = ROOT / ".dev" / "bench"
 MIB = 1 << 20
 READ_AHEAD_KIB = 1024
 MOUNT_SECONDS = 60.0
-TABLE_WIDTH = 110
+TABLE_WIDTH = 120
 """Also where the terminal is narrower, or is none: a wrapped table cannot be compared with another."""
 
 PIECE = MIB
@@ -173,9 +173,12 @@ def read_ahead_file(mount_point: Path) -> Path:
     return Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
 
 
-def read_ahead(mount_point: Path) -> int:
-    """The read-ahead of a mount in KiB."""
-    return int(read_ahead_file(mount_point).read_text(encoding="ascii"))
+def read_ahead(mount_point: Path) -> int | str:
+    """The read-ahead of a mount in KiB; "unknown" where there is no sysfs, as in some containers."""
+    try:
+        return int(read_ahead_file(mount_point).read_text(encoding="ascii"))
+    except OSError:
+        return "unknown"
 
 
 def raise_read_ahead(mount_point: Path) -> bool:
@@ -346,7 +349,8 @@ def _served(command: Sequence[str], point: Path) -> Iterator[Mounted]:
 
 
 def _is_mounted(point: Path) -> bool:
-    return f" {point} " in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    escaped = str(point).translate({ord(character): f"\\{ord(character):03o}" for character in " \t\n\\"})
+    return f" {escaped} " in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
 
 def _end(process: subprocess.Popen[bytes], point: Path) -> None:

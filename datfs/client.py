@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from datfs.drive import Drive
-from datfs.errors import BadLink, DatfsError, NotFound, StoreLocked, TimedOut, Unavailable
+from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
 from datfs.link import Link, parse_link
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.static import StaticPeers
@@ -23,9 +23,8 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
-from datfs.storage import RandomAccess
 from datfs.store import Store, cache_store, default_cache_dir, folder_store, memory_store
-from datfs.working_files import WorkingFiles
+from datfs.working_files import working_content
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,8 @@ class Options:
 
     ``peers``: addresses to dial. ``cache_dir``: None for the default. ``memory``: keep nothing. ``offline``: never
     use the network. ``timeout``: seconds for each wait. ``upload``: answer the requests of peers. ``share_locked``:
-    if another process owns the cache, go on in memory instead of raising StoreLocked.
+    if another process owns the cache, go on in memory instead of raising StoreLocked. ``listen``: sockets on which
+    peers are served; they are closed with the drive.
     """
 
     peers: Sequence[Address] = ()
@@ -79,6 +79,7 @@ class OpenDrive:
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
         self._scope = trio.CancelScope()
+        self._background_ended = trio.Event()
 
     def add_register(self, register: Register) -> None:
         """Will be flushed and closed with the rest."""
@@ -98,23 +99,33 @@ class OpenDrive:
         """
         self.drive.close()
         self._scope.cancel()
-        try:
-            for register in self._registers:
+        # A flush may be in its thread, with the files that are closed next.
+        with trio.CancelScope(shield=True):
+            await self._background_ended.wait()
+        failed: OSError | None = None
+        for register in self._registers:
+            try:
                 register.close()
-        finally:
-            self._stack.close()
+            except OSError as error:
+                failed = failed or error
+        self._stack.close()
+        if failed is not None:
+            raise failed
 
     async def run_background(self, listen: Sequence[trio.SocketListener]) -> None:
         """Network and flusher, until :meth:`shut_down`."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                if self.swarm is not None:
-                    nursery.start_soon(self.swarm.run)
-                    if listen:
-                        nursery.start_soon(self.swarm.listen, listen)
-                if not self.store.read_only and self.store.folder is not None:
-                    nursery.start_soon(self._flush_now_and_then)
-                await trio.sleep_forever()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    if self.swarm is not None:
+                        nursery.start_soon(self.swarm.run)
+                        if listen:
+                            nursery.start_soon(self.swarm.listen, listen)
+                    if not self.store.read_only and self.store.folder is not None:
+                        nursery.start_soon(self._flush_now_and_then)
+                    await trio.sleep_forever()
+        finally:
+            self._background_ended.set()
 
     async def _flush_now_and_then(self) -> None:
         while True:
@@ -137,7 +148,10 @@ async def open_drive(
     options = options or Options()
     place = target_of(target) if isinstance(target, str) else target
     with ExitStack() as stack:
+        for listener in options.listen:
+            stack.callback(listener.socket.close)
         opened = _open(place, options, stack, notice)
+        # Errors are raised outside of the nursery, so that they do not come wrapped in a group.
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opened.run_background, options.listen)
@@ -145,9 +159,14 @@ async def open_drive(
                 await _load(opened, options, notice)
                 yield opened
             except Exception as error:
-                failed = error  # raised again outside, so that it does not come wrapped in a group
+                failed = error
             finally:
-                await opened.shut_down()
+                try:
+                    await opened.shut_down()
+                except OSError as error:
+                    if failed is not None:
+                        log.error("the cache could not be written at the end: %s", error)
+                    failed = failed or error
         if failed is not None:
             raise failed
 
@@ -166,7 +185,13 @@ def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice
     opened: OpenDrive
 
     def open_content(content_key: bytes) -> SparseRegister:
-        register = _open_content(store, metadata, content_key)
+        if store.working is not None:
+            register, files = working_content(store, metadata, content_key)
+            opened.drive.check_bytes = files.check
+        else:
+            register = Register.open(
+                store.open_storage, key=content_key, read_only=store.read_only, prefix=store.content_prefix
+            )
         opened.add_register(register)
         content = SparseRegister(register, source, name="content", trusted=store.working is None)
         if swarm is not None:
@@ -205,20 +230,6 @@ def _why_alone(store: Store) -> str:
     return "we are offline (--offline)"
 
 
-def _open_content(store: Store, metadata: Register, key: bytes) -> Register:
-    open_storage = store.open_storage
-    if store.working is None:
-        return Register.open(open_storage, key=key, read_only=store.read_only, prefix=store.content_prefix)
-    files = WorkingFiles(store.working, metadata)
-
-    def open_mixed(name: str) -> RandomAccess:
-        if name == f"{store.content_prefix}data":
-            return files
-        return open_storage(name)
-
-    return Register.open(open_mixed, key=key, read_only=True, prefix=store.content_prefix)
-
-
 async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
     """Learns the newest version, as far as somebody tells, and loads the header."""
     drive, metadata = opened.drive, opened.drive.metadata
@@ -226,12 +237,24 @@ async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
     if opened.swarm is not None and options.peers and not _enough(opened.link, known):
         await _refresh(opened, options, notice)
     if not metadata.register.length:
-        raise NotFound("the drive is empty: it has no header, and no peer has one")
+        raise _nothing_here(opened)
     try:
         with trio.fail_after(options.timeout):
             await drive.load_header()
     except trio.TooSlowError:
         raise TimedOut(f"the drive's header did not come within {options.timeout:g} s") from None
+
+
+def _nothing_here(opened: OpenDrive) -> DatfsError:
+    key = opened.drive.key.hex()
+    if opened.store.read_only:
+        return NotFound(f"the drive in {opened.store.folder} is empty: its metadata has no chunk")
+    where = "the cache" if opened.store.folder is not None else "memory"
+    if opened.swarm is None:
+        return NoPeers(f"nothing of dat://{key} is in {where}, and we are offline (--offline)")
+    if opened.drive.metadata.longest_claim is None:
+        return NoPeers(f"nothing of dat://{key} is in {where}: name a peer that has it with --peer HOST:PORT")
+    return NotFound(f"the drive dat://{key} is empty so far: the peers have no chunk of it either")
 
 
 def _enough(link: Link, known: int) -> bool:

@@ -24,22 +24,30 @@ from datfs.text import show_path
 from datfs.vfs import Entry, Kind, TreeStats
 
 T = TypeVar("T")
-RECORDS_KEPT = 20_000  # decoded records; a listing walks each of its names once
+RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names each has some 15 KB
+RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
+NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
 OpenContent = Callable[[bytes], SparseRegister]
+CheckBytes = Callable[[Stat, str], None]
 
 
 class Drive:
-    """Two registers as versions of a tree. Make one with :meth:`open`.
+    """Two registers as versions of a tree.
 
-    ``key``: 32 bytes, the public key of the metadata register. ``content``: None until the header is known.
+    ``content``: None until the header is known, then what ``open_content`` made of the key in it. ``check_bytes``: told
+    the attributes and the escaped path of each file that is opened; raises if its bytes cannot be had any more.
     """
 
-    def __init__(self, metadata: SparseRegister, open_content: OpenContent) -> None:
+    def __init__(
+        self, metadata: SparseRegister, open_content: OpenContent, check_bytes: CheckBytes | None = None
+    ) -> None:
         self.metadata = metadata
         self._open_content = open_content
+        self.check_bytes = check_bytes
         self.header: Header | None = None
         self.content: SparseRegister | None = None
         self._records: OrderedDict[int, Record] = OrderedDict()
+        self._record_bytes = 0
 
     @property
     def key(self) -> bytes:
@@ -71,8 +79,9 @@ class Drive:
         if record is None:
             record = decode_record(seq, self.metadata.register.get(seq))
             self._records[seq] = record
-            if len(self._records) > RECORDS_KEPT:
-                self._records.popitem(last=False)
+            self._record_bytes += _cost(record)
+            while self._record_bytes > RECORD_BYTES_KEPT and len(self._records) > 1:
+                self._record_bytes -= _cost(self._records.popitem(last=False)[1])
         return record
 
     async def run(self, steps: Steps[T]) -> T:
@@ -117,6 +126,34 @@ class Drive:
             self.content.close()
 
 
+def _cost(record: Record) -> int:
+    return RECORD_OVERHEAD + len(record.index) + len(record.value or b"")
+
+
+class Listings:
+    """Directories that were listed, by path, and their entries by name; bounded, the oldest goes first.
+
+    A version never changes, so a lookup after a listing (``ls -l``, ``find``, ``tar``) need not walk the drive again.
+    """
+
+    def __init__(self) -> None:
+        self._by_path: OrderedDict[Path, dict[bytes, Entry]] = OrderedDict()
+        self._names = 0
+
+    def get(self, directory: Path) -> dict[bytes, Entry] | None:
+        """The entries of a directory by name, None if they are not kept."""
+        return self._by_path.get(directory)
+
+    def keep(self, directory: Path, entries: Sequence[Entry]) -> None:
+        """Keeps a listing, unless it is larger than all that may be kept."""
+        if len(entries) > NAMES_KEPT or directory in self._by_path:
+            return
+        self._by_path[directory] = {entry.name: entry for entry in entries}
+        self._names += len(entries) + 1
+        while self._names > NAMES_KEPT and len(self._by_path) > 1:
+            self._names -= len(self._by_path.popitem(last=False)[1]) + 1
+
+
 class DriveTree:
     """One version of a drive: implements :class:`datfs.vfs.FileTree`.
 
@@ -126,6 +163,7 @@ class DriveTree:
     def __init__(self, drive: Drive, version: int) -> None:
         self.drive = drive
         self.version = version
+        self._listings = Listings()
         self.root_facts: Callable[[], dict[bytes, bytes]] = dict
         newest = None
         if version:
@@ -139,6 +177,7 @@ class DriveTree:
         """The same tree with a directory of it as its root; paths in entries stay those of the drive."""
         tree = DriveTree(self.drive, self.version)
         tree._root = root
+        tree._listings = self._listings
         return tree
 
     @property
@@ -156,6 +195,10 @@ class DriveTree:
         """The entry at ``path``. Raises NotFound, BadMetadata, and as SparseRegister.ensure does."""
         if not path:
             return self._root
+        siblings = self._listings.get(path[:-1])
+        if siblings is not None and (known := siblings.get(path[-1])) is not None:
+            return known
+        # Also when the listing lacks the name: the walk knows whether nothing is there or something broken.
         found = None
         if self.version:
             found = await self.drive.run(path_index.stat_path(self.drive.record, self.version, path))
@@ -172,8 +215,13 @@ class DriveTree:
             raise NotADirectory(f"{show_path(directory.path)} is not a directory")
         if not self.version:
             return []
+        kept = self._listings.get(directory.path)
+        if kept is not None:
+            return list(kept.values())
         children = await self.drive.run(path_index.child_entries(self.drive.record, self.version, directory.path))
-        return [entry for entry in (self._child(directory.path, child) for child in children) if entry]
+        entries = [entry for entry in (self._child(directory.path, child) for child in children) if entry]
+        self._listings.keep(directory.path, entries)
+        return entries
 
     def _child(self, parent: Path, child: Child) -> Entry | None:
         path = (*parent, child.name)
@@ -194,6 +242,8 @@ class DriveTree:
         wrong = plausible(stat, known if known and content.longest_claim is None else None)
         if wrong is not None:
             raise BadMetadata(f"{show_path(entry.path)}: the drive's entry cannot be right: {wrong}")
+        if self.drive.check_bytes is not None:
+            self.drive.check_bytes(stat, show_path(entry.path))
         return OpenFile(content, stat, show_path(entry.path))
 
     async def stat_of(self, entry: Entry) -> Stat:

@@ -33,23 +33,17 @@ CONGESTION_THRESHOLD = 1536
 class FuseConnection:
     """The switches of the mount with device ``major:minor``. Raises OSError if they cannot be reached.
 
-    The files are opened at once: when the mount has gone they do nothing, even if another mount gets its
-    number.
+    Holds the connection's folder: when the mount has gone it is empty, even if another mount gets its number.
     """
 
     def __init__(self, device: tuple[int, int]) -> None:
-        folder = _fusectl()
+        root = _fusectl()
         try:
             # The folder carries the kernel's device number; FUSE mounts are anonymous devices, of major
             # number 0.
-            self._abort = os.open(f"{device[1]}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                self._waiting = os.open(f"{device[1]}/waiting", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-            except OSError:
-                os.close(self._abort)
-                raise
+            self._folder = os.open(str(device[1]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         finally:
-            os.close(folder)
+            os.close(root)
 
     def __enter__(self) -> FuseConnection:
         return self
@@ -57,17 +51,27 @@ class FuseConnection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._abort)
-        os.close(self._waiting)
+        os.close(self._folder)
 
     @property
     def waiting(self) -> int:
         """How many requests have no answer yet; 0 when the mount has gone."""
-        return int(os.pread(self._waiting, 64, 0) or b"0")
+        try:
+            fd = os.open("waiting", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except FileNotFoundError:
+            return 0
+        try:
+            return int(os.read(fd, 64) or b"0")
+        finally:
+            os.close(fd)
+
+    def write(self, switch: str, value: int) -> None:
+        """Sets one of the switches. Raises OSError."""
+        _write(switch, value, self._folder)
 
     def abort(self) -> None:
-        """Ends every waiting request with ECONNABORTED and all later ones with ENOTCONN. Raises OSError."""
-        os.write(self._abort, b"1")
+        """Ends waiting requests with ECONNABORTED and all later ones with ENOTCONN. Raises OSError."""
+        self.write("abort", 1)
 
 
 def raise_background_limit(device: tuple[int, int]) -> bool:
@@ -76,12 +80,9 @@ def raise_background_limit(device: tuple[int, int]) -> bool:
     False if it was not possible: then files that are not complete must not be read through the page cache.
     """
     try:
-        folder = _fusectl()
-        try:
-            _write(f"{device[1]}/max_background", MAX_BACKGROUND, folder)
-            _write(f"{device[1]}/congestion_threshold", CONGESTION_THRESHOLD, folder)
-        finally:
-            os.close(folder)
+        with FuseConnection(device) as connection:
+            connection.write("max_background", MAX_BACKGROUND)
+            connection.write("congestion_threshold", CONGESTION_THRESHOLD)
     except OSError as error:
         log.debug("max_background stays as it is: %s", error)
         return False

@@ -100,11 +100,18 @@ async def _end_when_stopped(operations: Operations, stop: trio.Event, main: trio
 
 
 async def _end_when_detached(operations: Operations, device: tuple[int, int], main: trio.CancelScope) -> None:
-    """A lazily unmounted file system would live on while files are open; ours ends, so that nothing waits."""
-    with _mount_table_changes() as changes:
+    """Ends the serving of a mount that was detached or aborted while requests wait.
+
+    pyfuse3 would go on until the last file of a detached mount is closed, and the last wait of an aborted one
+    over.
+    """
+    session = _session_descriptor()
+    with _changes(session) as changes:
         while mountpoints.is_mounted(device):
             await trio.lowlevel.wait_readable(changes.fileno())
-            changes.poll(0)
+            if any(fd == session for fd, _ in changes.poll(0)):
+                main.cancel()  # nobody is left who could be answered
+                return
     await _end(operations, main)
 
 
@@ -118,13 +125,26 @@ async def _end(operations: Operations, main: trio.CancelScope) -> None:
 
 
 @contextmanager
-def _mount_table_changes() -> Iterator[select.epoll]:
-    """An epoll object that is readable after each change of the mount table."""
+def _changes(session: int | None) -> Iterator[select.epoll]:
+    """Readable after each change of the mount table, and when the connection of ``session`` was aborted."""
     with open(fuse_control.MOUNTINFO, "rb") as file, select.epoll() as changes:
         # The file itself is always readable; a change shows as an error condition, which epoll reports
         # anyway.
         changes.register(file.fileno(), select.EPOLLPRI)
+        if session is not None:
+            changes.register(session, 0)  # errors only, among which is the abort; requests are pyfuse3's
         yield changes
+
+
+def _session_descriptor() -> int | None:
+    """The descriptor of our FUSE session, which pyfuse3 does not tell."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == mountpoints.FUSE_DEVICE:
+                return int(name)
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return None
 
 
 def _mount(operations: Operations, point: str, options: MountOptions) -> mountpoints.Mount:

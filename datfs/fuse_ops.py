@@ -347,6 +347,9 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         """Facts that the tree tells of an entry."""
+        if not name.startswith(b"user."):
+            # Not ENODATA: told that there are no ACLs and labels here, "ls -l" stops asking for each file.
+            raise FUSEError(errno.EOPNOTSUPP)
         value = self._tree.facts(self.inodes.entry(inode)).get(name)
         if value is None:
             raise FUSEError(errno.ENODATA)

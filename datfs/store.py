@@ -58,13 +58,18 @@ def memory_store() -> Store:
     return Store(memory_storage(), "metadata.", "content.", read_only=False)
 
 
+def cache_folder(key: bytes, cache_dir: Path) -> Path:
+    """Where a drive is cached, whether it is there or not."""
+    return cache_dir / discovery_key(key).hex()
+
+
 @contextlib.contextmanager
 def cache_store(key: bytes, cache_dir: Path) -> Iterator[Store]:
     """The cache folder of a drive, made if need be, owned until the context ends.
 
     Raises StoreLocked if another process owns it, OSError if the folder cannot be made.
     """
-    folder = cache_dir / discovery_key(key).hex()
+    folder = cache_folder(key, cache_dir)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _owned(folder):
         yield Store(directory_storage(folder), "metadata.", "content.", read_only=False, folder=folder)

@@ -1,7 +1,9 @@
 """The content register of a folder made by the dat command: its bytes are the files themselves (sleep.md section 7).
 
-Maps a byte range of the register to the file that the metadata names for it. Only the newest bytes of a path exist;
-nothing is written. What is read may have been edited since it was signed, so readers hash it (``trusted=False``).
+Maps a byte range of the register to the file that the metadata names for it. The bitfield of such a folder says what
+was there once; only the newest bytes of a path still are, so chunks whose file was replaced, deleted or cut are taken
+as not held. Nothing is written. What is read may have been edited since it was signed, so readers hash it
+(``trusted=False``).
 """
 
 from __future__ import annotations
@@ -9,14 +11,37 @@ from __future__ import annotations
 import bisect
 import errno
 import os
+import stat as stat_bits
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from datfs.errors import BadMetadata, ReadOnly
-from datfs.metadata import decode_record
+from datfs.errors import BadMetadata, CorruptStorage, NoPeers, ReadOnly
+from datfs.metadata import SAFE_INTEGER, Stat, decode_record, valid_component
+from datfs.metadata import Path as DrivePath
 from datfs.register import Register
-from datfs.storage import Buffer
+from datfs.sleep import HEADER_BYTES, BitfieldFile
+from datfs.storage import Buffer, MemoryStorage, RandomAccess
+from datfs.store import Store
+from datfs.text import show_path
 
 OPEN_FILES = 64
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingFile:
+    """A file of the newest version. ``start .. stop-1``: its bytes in the register; ``first``, ``blocks``: its chunks.
+
+    ``problem``: why its bytes are certainly not the signed ones, None if they may be.
+    """
+
+    start: int
+    stop: int
+    first: int
+    blocks: int
+    path: DrivePath
+    problem: str | None
 
 
 class WorkingFiles:
@@ -25,56 +50,94 @@ class WorkingFiles:
     def __init__(self, folder: Path, metadata: Register) -> None:
         self.name = str(folder)
         self._folder = folder
-        self._metadata = metadata
-        self._ranges: list[tuple[int, int, Path]] | None = None  # first byte, one past the last, file; ascending
-        self._fds: dict[Path, int] = {}
+        self.files = sorted(self._newest(metadata), key=lambda file: (file.start, file.stop))
+        self._by_start = {file.start: file for file in self.files}
+        self._starts = [file.start for file in self.files]
+        self._fds: dict[DrivePath, int] = {}
+
+    # -- what is there
+
+    def _newest(self, metadata: Register) -> Iterator[WorkingFile]:
+        newest: dict[DrivePath, Stat | None] = {}
+        for seq in range(1, metadata.length):
+            if not metadata.has(seq):
+                continue
+            try:
+                record = decode_record(seq, metadata.get(seq))
+            except (BadMetadata, CorruptStorage):
+                continue
+            # Names are the drive's to choose, and must not lead out of the folder.
+            if record.path and all(map(valid_component, record.path)):
+                newest[record.path] = record.stat
+        for path, stat in newest.items():
+            if stat is not None and stat.blocks and max(stat.offset + stat.blocks, stat.byte_offset) <= SAFE_INTEGER:
+                stop = stat.byte_offset + stat.size
+                yield WorkingFile(stat.byte_offset, stop, stat.offset, stat.blocks, path, self._problem(path, stat))
+
+    def _problem(self, path: DrivePath, stat: Stat) -> str | None:
+        try:
+            found = os.stat(self._place(path))
+        except OSError as error:
+            return f"{show_path(path)} cannot be read: {error.strerror}"
+        if not stat_bits.S_ISREG(found.st_mode):
+            return f"{show_path(path)} is not a plain file any more"
+        if found.st_size != stat.size:
+            return (
+                f"{show_path(path)} was changed after it was added to the drive: it has {found.st_size} bytes,"
+                f" not {stat.size}"
+            )
+        return None
+
+    def _place(self, path: DrivePath) -> Path:
+        return self._folder.joinpath(*map(os.fsdecode, path))
+
+    def check(self, stat: Stat, shown: str) -> None:
+        """Raises NoPeers if the bytes of this version of a file are gone, CorruptStorage if the file was changed."""
+        if not stat.blocks:
+            return
+        file = self._by_start.get(stat.byte_offset)
+        if file is None or file.first != stat.offset:
+            raise NoPeers(
+                f"the bytes of this version of {shown} are gone: a folder of the dat command keeps only the newest"
+                " of each file. A link with --peer may find them elsewhere"
+            )
+        if file.problem is not None:
+            raise CorruptStorage(file.problem, self.name, stat.byte_offset)
+
+    def mask(self, bits: BitfieldFile) -> None:
+        """Takes from the bits all chunks whose bytes are known to be gone."""
+        at = 0
+        for first, stop in sorted((file.first, file.first + file.blocks) for file in self.files if not file.problem):
+            bits.set_data_range(at, min(first, len(bits.data)), False)
+            at = max(at, stop)
+        bits.set_data_range(at, len(bits.data), False)
+
+    # -- RandomAccess
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the register; short where no file has them. Raises OSError of the files."""
         pieces: list[bytes] = []
         while length > 0:
-            place = self._locate(offset)
-            if place is None:
+            at = bisect.bisect_right(self._starts, offset) - 1
+            if at < 0 or offset >= self.files[at].stop:
                 break
-            start, stop, path = place
-            piece = self._read_file(path, offset - start, min(length, stop - offset))
+            file = self.files[at]
+            piece = self._read_file(file.path, offset - file.start, min(length, file.stop - offset))
+            if not piece:
+                break
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)
-            if not piece:
-                break
         return b"".join(pieces)
 
-    def _locate(self, offset: int) -> tuple[int, int, Path] | None:
-        if self._ranges is None:
-            self._ranges = self._index()
-        at = bisect.bisect_right(self._ranges, offset, key=lambda place: place[0]) - 1
-        if at >= 0 and offset < self._ranges[at][1]:
-            return self._ranges[at]
-        return None
-
-    def _index(self) -> list[tuple[int, int, Path]]:
-        newest: dict[int, tuple[int, int, Path]] = {}
-        for seq in range(1, self._metadata.length):
-            if not self._metadata.has(seq):
-                continue
-            try:
-                record = decode_record(seq, self._metadata.get(seq))
-            except BadMetadata:
-                continue
-            stat = record.stat
-            if stat is not None and stat.blocks and record.path:
-                path = self._folder.joinpath(*map(os.fsdecode, record.path))
-                newest[stat.byte_offset] = (stat.byte_offset, stat.byte_offset + stat.size, path)
-        return sorted(newest.values())
-
-    def _read_file(self, path: Path, offset: int, length: int) -> bytes:
+    def _read_file(self, path: DrivePath, offset: int, length: int) -> bytes:
         fd = self._fds.get(path)
         if fd is None:
             if len(self._fds) >= OPEN_FILES:
                 os.close(self._fds.pop(next(iter(self._fds))))
             try:
-                fd = self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                # NONBLOCK: what was a file may have become a pipe.
+                fd = self._fds[path] = os.open(self._place(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     return b""
@@ -90,9 +153,7 @@ class WorkingFiles:
 
     def size(self) -> int:
         """One past the last byte that some file has."""
-        if self._ranges is None:
-            self._ranges = self._index()
-        return max((stop for _, stop, _ in self._ranges), default=0)
+        return max((file.stop for file in self.files), default=0)
 
     def truncate(self, size: int) -> None:
         """Never. Raises ReadOnly."""
@@ -110,3 +171,33 @@ class WorkingFiles:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+
+def working_content(store: Store, metadata: Register, key: bytes | None) -> tuple[Register, WorkingFiles]:
+    """The content register of a store whose ``working`` is set, read-only. Raises BadStore, OSError."""
+    assert store.working is not None
+    files = WorkingFiles(store.working, metadata)
+
+    def open_mixed(name: str) -> RandomAccess:
+        if name == f"{store.content_prefix}data":
+            return files
+        if name == f"{store.content_prefix}bitfield":
+            return _masked(store.open_storage(name), files)
+        return store.open_storage(name)
+
+    return Register.open(open_mixed, key=key, read_only=True, prefix=store.content_prefix), files
+
+
+def _masked(file: RandomAccess, files: WorkingFiles) -> MemoryStorage:
+    """A copy of a bitfield in which only chunks are marked whose bytes may be there."""
+    copy = MemoryStorage(file.name)
+    for offset in range(0, file.size(), COPY_BYTES):
+        copy.write(offset, file.read(offset, COPY_BYTES))
+    file.close()
+    if copy.size() >= HEADER_BYTES:
+        bits = BitfieldFile(copy, read_only=True)
+        files.mask(bits)
+        bits.write(bits.snapshot())
+    return copy
+
+

@@ -64,7 +64,7 @@ class Served:
         )
         assert self.process.stdout is not None
         self.ready = self.process.stdout.readline() == b"ready\n"
-        mount = mountpoints.mount_at(str(point))
+        mount = mountpoints.mount_at(str(point)) if self.ready else None
         self.device = mount.device if mount is not None else None
         self._watchdog = threading.Timer(STUCK, self._abort)
         self._watchdog.daemon = True
@@ -117,7 +117,7 @@ class Served:
                 self.end()
         self._watchdog.cancel()
         left = False
-        while mountpoints.mount_at(str(self.point)) is not None:
+        while self.mounted:
             left = True
             subprocess.run(["umount", "-l", "-i", str(self.point)], check=True, timeout=SECONDS)
         if not self.expect_trouble:

