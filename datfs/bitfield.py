@@ -5,7 +5,7 @@ Bits are most significant first in a byte. What was never set reads as clear, at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bitarray import bitarray
 
@@ -58,6 +58,19 @@ class Bitfield:
         if first < stop:
             self._bits[first:stop] = on
 
+    def set_many(self, indices: Sequence[int], on: bool) -> None:
+        """Sets or clears each of the bits."""
+        if not indices:
+            return
+        self._grow(max(indices) + 1)
+        self._bits[indices] = on
+
+    def every(self, first: int, step: int, count: int) -> bitarray:
+        """``count`` bits, from ``first`` on each ``step``-th, as an array of its own."""
+        part = self._bits[first : first + count * step : step]
+        part.extend(bitarray(count - len(part)))
+        return part
+
     def update(self, first: int, data: bytes) -> None:
         """Replaces the bits from ``first`` on by those of ``data``."""
         new = bitarray(endian="big")
@@ -104,9 +117,9 @@ class Bitfield:
         stop = min(stop, len(self._bits))
         return self._bits.count(1, first, stop) if first < stop else 0
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """The set bits as ranges ``(first, stop)``, ascending."""
-        stop = 0
+    def runs(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        """The set bits from ``start`` on as ranges ``(first, stop)``, ascending."""
+        stop = start
         while (first := self.next_set(stop, len(self._bits))) is not None:
             after = self.next_clear(first, len(self._bits) + 1)
             assert after is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 from datfs import varint
 from datfs.errors import FormatError, RemoteProtocolError
+from datfs.link import discovery_key
 from datfs.net.cipher import StreamCipher
 from datfs.net.framing import MAX_FRAME, split_header
 from datfs.net.messages import FEED, Feed, Message, decode
@@ -53,6 +54,8 @@ def frames(data: bytes, key: bytes) -> Iterator[Frame]:
     assert isinstance(first.message, Feed)
     nonce = first.message.nonce
     assert nonce is not None
+    if first.message.discovery_key != discovery_key(key):
+        raise FormatError(f"this session is of another register: the discovery key {first.message.discovery_key.hex()}")
     start = first.length
     plain = StreamCipher(key, nonce).process(data[start:])
     offset = 0
@@ -96,5 +99,5 @@ def _frame(plain: bytes, offset: int, start: int) -> Frame:
         message = decode(type_, payload)
     except RemoteProtocolError as error:
         return Frame(at, length, name, channel, error=str(error))
-    error = None if message is not None else "its payload does not decode"
-    return Frame(at, length, name, channel, message, error)
+    wrong = None if message is not None else "its payload does not decode"
+    return Frame(at, length, name, channel, message, wrong)

@@ -23,7 +23,7 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
-from datfs.store import Store, cache_store, default_cache_dir, folder_store, memory_store
+from datfs.store import Store, cache_store, cache_view, default_cache_dir, folder_store, memory_store
 from datfs.working_files import working_content
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice
     metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
     stack.callback(metadata.close)
     swarm = _swarm_for(store, options)
-    source: ChunkSource = swarm or NoSource(_why_alone(store))
+    source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
     opened: OpenDrive
 
@@ -213,7 +213,11 @@ def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -
     except StoreLocked as error:
         if not options.share_locked:
             raise
-        notice(f"the cache is in use by process {error.pid or '(unknown)'}; fetching into memory instead")
+        owner = f"the cache is in use by process {error.pid or '(unknown)'}"
+        if options.offline or not options.peers:
+            notice(f"{owner}; showing what it has written so far")
+            return cache_view(link.key, options.cache_dir or default_cache_dir())
+        notice(f"{owner}; fetching into memory instead")
         return memory_store()
 
 
@@ -224,20 +228,22 @@ def _swarm_for(store: Store, options: Options) -> Swarm | None:
     return Swarm(discoveries=discoveries, upload=options.upload)
 
 
-def _why_alone(store: Store) -> str:
-    if store.read_only:
-        return "a folder is opened alone, without peers"
-    return "we are offline (--offline)"
+def _why_alone(store: Store, options: Options) -> str:
+    if options.offline:
+        return "we are offline (--offline)"
+    if store.cached:
+        return "another process has the cache: name a peer with --peer HOST:PORT"
+    return "a folder is opened alone, without peers"
 
 
 async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
     """Learns the newest version, as far as somebody tells, and loads the header."""
     drive, metadata = opened.drive, opened.drive.metadata
     known = metadata.register.length
-    if opened.swarm is not None and options.peers and not _enough(opened.link, known):
+    if opened.swarm is not None and options.peers and not opened.store.read_only and not _enough(opened.link, known):
         await _refresh(opened, options, notice)
     if not metadata.register.length:
-        raise _nothing_here(opened)
+        raise _nothing_here(opened, options)
     try:
         with trio.fail_after(options.timeout):
             await drive.load_header()
@@ -245,13 +251,13 @@ async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
         raise TimedOut(f"the drive's header did not come within {options.timeout:g} s") from None
 
 
-def _nothing_here(opened: OpenDrive) -> DatfsError:
+def _nothing_here(opened: OpenDrive, options: Options) -> DatfsError:
     key = opened.drive.key.hex()
-    if opened.store.read_only:
+    if opened.store.read_only and not opened.store.cached:
         return NotFound(f"the drive in {opened.store.folder} is empty: its metadata has no chunk")
     where = "the cache" if opened.store.folder is not None else "memory"
     if opened.swarm is None:
-        return NoPeers(f"nothing of dat://{key} is in {where}, and we are offline (--offline)")
+        return NoPeers(f"nothing of dat://{key} is in {where}, and {_why_alone(opened.store, options)}")
     if opened.drive.metadata.longest_claim is None:
         return NoPeers(f"nothing of dat://{key} is in {where}: name a peer that has it with --peer HOST:PORT")
     return NotFound(f"the drive dat://{key} is empty so far: the peers have no chunk of it either")

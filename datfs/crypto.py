@@ -12,9 +12,8 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from nacl.bindings import crypto_sign_seed_keypair
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
 
 from datfs.sodium import load
 
@@ -30,10 +29,8 @@ _final = _sodium.crypto_generichash_final
 _init.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
 _update.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulonglong]
 _final.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-# One state for the whole process: everything that hashes runs in one thread (docs/design.md). 64-byte alignment.
-_memory = ctypes.create_string_buffer(_sodium.crypto_generichash_statebytes() + 64)
-_state = (ctypes.addressof(_memory) + 63) & ~63
-_digest = ctypes.create_string_buffer(HASH_BYTES)
+_STATE_BYTES = _sodium.crypto_generichash_statebytes()
+ALIGNMENT = 64  # of such a state
 SMALL = 4096  # below this the calls cost more than the faster hash saves
 
 
@@ -55,19 +52,22 @@ class KeyPair(NamedTuple):
 def leaf_hash(value: Buffer) -> bytes:
     """The 32-byte hash of a chunk."""
     size = len(value)
-    if size < SMALL or (isinstance(value, memoryview) and (value.readonly or not value.c_contiguous)):
+    if size < SMALL:
         hasher = hashlib.blake2b(b"\0" + size.to_bytes(8, "big"), digest_size=HASH_BYTES)
         hasher.update(value)
         return hasher.digest()
-    if isinstance(value, bytes):
-        address: ctypes.Array[ctypes.c_char] | bytes = value
-    else:
-        address = (ctypes.c_char * size).from_buffer(value)
-    _init(_state, None, 0, HASH_BYTES)
-    _update(_state, b"\0" + size.to_bytes(8, "big"), 9)
-    _update(_state, address, size)
-    _final(_state, _digest, HASH_BYTES)
-    return _digest.raw
+    if isinstance(value, memoryview) and (value.readonly or not value.c_contiguous):
+        value = bytes(value)  # ctypes gives no address of such; the copy costs less than the slower hash
+    address = value if isinstance(value, bytes) else (ctypes.c_char * size).from_buffer(value)
+    # A state for each call costs one of a hundred parts, and needs no promise that all hashing is in one thread.
+    memory = ctypes.create_string_buffer(_STATE_BYTES + ALIGNMENT)
+    state = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
+    digest = ctypes.create_string_buffer(HASH_BYTES)
+    _init(state, None, 0, HASH_BYTES)
+    _update(state, b"\0" + size.to_bytes(8, "big"), 9)
+    _update(state, address, size)
+    _final(state, digest, HASH_BYTES)
+    return digest.raw
 
 
 def parent_node(left: TreeNode, right: TreeNode) -> TreeNode:
@@ -105,7 +105,7 @@ def content_key_pair(metadata_secret_key: bytes) -> KeyPair:
 
 def sign(secret_key: bytes, message: bytes) -> bytes:
     """A detached 64-byte signature."""
-    return SigningKey(secret_key[:SEED_BYTES]).sign(message).signature
+    return crypto_sign(message, secret_key)[:SIGNATURE_BYTES]
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -113,7 +113,7 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     if len(signature) != SIGNATURE_BYTES or len(public_key) != HASH_BYTES:
         return False
     try:
-        VerifyKey(public_key).verify(message, signature)
-    except (BadSignatureError, ValueError):
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
         return False
     return True

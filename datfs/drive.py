@@ -10,23 +10,39 @@ names on the way.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+import trio
+
 from datfs import path_index
-from datfs.errors import BadMetadata, IsADirectory, NotADirectory, NotFound
+from datfs.errors import (
+    BadMetadata,
+    Closed,
+    IntegrityError,
+    IsADirectory,
+    NoPeers,
+    NotADirectory,
+    NotFound,
+    TimedOut,
+)
 from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
 from datfs.sparse import SparseRegister
 from datfs.text import show_path
-from datfs.vfs import Entry, Kind, TreeStats
+from datfs.vfs import Entry, Kind, TreeStats, Update
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names each has some 15 KB
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
 NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
+FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
+FOLLOW_RETRY = 1.0
 OpenContent = Callable[[bytes], SparseRegister]
 CheckBytes = Callable[[Stat, str], None]
 
@@ -118,6 +134,43 @@ class Drive:
             if head:
                 await self.metadata.ensure((head,))
         return await self.run(path_index.diff(self.record, old, new))
+
+    async def follow(self, tree: DriveTree, deliver: Callable[[Update], Awaitable[None]]) -> None:
+        """Tells ``deliver`` of each newer version than ``tree``'s as its metadata arrives, until the drive is closed.
+
+        A version whose metadata does not come is tried again. What differs is not known, and said so, where entries do
+        not decode.
+        """
+        try:
+            while True:
+                await self.metadata.grown_beyond(tree.version + 1)
+                try:
+                    with trio.fail_after(FOLLOW_TIMEOUT):
+                        update = await self._update_of(tree)
+                except (TimedOut, NoPeers, IntegrityError, trio.TooSlowError) as error:
+                    log.info("version %d is known but did not come yet: %s", self.version, error)
+                    await trio.sleep(FOLLOW_RETRY)
+                    continue
+                tree = update[0]
+                await deliver(Update(*update))
+        except Closed:
+            return
+
+    async def _update_of(self, tree: DriveTree) -> tuple[DriveTree, list[Path] | None]:
+        """The newest version with the same root path and facts as ``tree``, and the paths that differ."""
+        newest = await self.checkout()
+        if tree.root.path:
+            try:
+                root = await newest.find(tree.root.path)
+            except NotFound:
+                root = tree.root  # empty from now on
+            newest = newest.rooted_at(root if root.kind is Kind.DIRECTORY else tree.root)
+        newest.root_facts = tree.root_facts
+        try:
+            return newest, [change.path for change in await self.diff(tree.version, newest.version)]
+        except BadMetadata as error:
+            log.warning("version %d: what changed is not known: %s", newest.version, error)
+            return newest, None
 
     def close(self) -> None:
         """Readers that wait get Closed. The owner of the registers closes those."""

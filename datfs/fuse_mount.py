@@ -8,6 +8,7 @@ Nothing here looks at a path under the mount point after mounting: this process 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pyfuse3
 import trio
@@ -23,12 +25,16 @@ from datfs import fuse_control, mountpoints
 from datfs.errors import MountError
 from datfs.fuse_ops import MAX_TASKS, Appearance, Operations
 from datfs.mount_options import MountOptions
-from datfs.vfs import FileTree
+from datfs.vfs import FileTree, Update
 
 log = logging.getLogger(__name__)
 
 # After the waiting requests were ended, their handlers need a few turns of the loop. More than this is a bug.
 _ANSWER_SECONDS = 5.0
+
+
+Deliver = Callable[[Update], Awaitable[None]]
+Follow = Callable[[Deliver], Awaitable[None]]
 
 
 async def serve(
@@ -40,11 +46,13 @@ async def serve(
     ready: Callable[[], None],
     stop: trio.Event,
     before_unmount: Callable[[], Awaitable[None]] | None = None,
+    follow: Follow | None = None,
 ) -> None:
     """Mounts ``tree`` and serves it until ``stop`` is set or somebody unmounts it; then nothing is left
     mounted.
 
     ``timeout``: seconds any request may wait. ``ready`` is called once, when the mount answers.
+    ``follow``: called with where to deliver newer versions of the tree; it runs as long as the mount does.
     ``before_unmount``: called when the last request is answered, with the mount still there: end networks and
     write down state in it.
 
@@ -63,6 +71,8 @@ async def serve(
             nursery.start_soon(_announce, operations, mount.device, options, ready)
             nursery.start_soon(_end_when_stopped, operations, stop, nursery.cancel_scope)
             nursery.start_soon(_end_when_detached, operations, mount.device, nursery.cancel_scope)
+            if follow is not None:
+                nursery.start_soon(follow, partial(_update, operations))
             await pyfuse3.main(max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
         orderly = True
@@ -76,6 +86,21 @@ async def serve(
     if _is_on_top(mount, point):
         # An aborted connection is not unmounted by libfuse.
         mountpoints.clear_dead(point)
+
+
+async def _update(operations: Operations, update: Update) -> None:
+    """Shows a newer version: the kernel forgets the names that differ and asks for them again."""
+    names, directories = operations.replace(update)
+    for number, name in names:
+        # The synchronous call would wait for a lock that a lookup of ours may hold.
+        pyfuse3.invalidate_entry_async(pyfuse3.InodeT(number), pyfuse3.FileNameT(name), ignore_enoent=True)
+    for number in directories:
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # the kernel may have forgotten it already
+                raise
+    await trio.lowlevel.checkpoint()
 
 
 def _is_on_top(mount: mountpoints.Mount, point: str) -> bool:

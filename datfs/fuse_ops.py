@@ -26,7 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from datfs import errors
 from datfs.inodes import InodeTable, LookupCountError
-from datfs.vfs import Entry, FileTree, Kind, TreeFile
+from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +211,28 @@ class Operations(pyfuse3.Operations):
     def open_handles(self) -> int:
         """Files and directories that programs hold open."""
         return len(self._files) + len(self._listings)
+
+    def replace(self, update: Update) -> tuple[set[tuple[int, bytes]], set[int]]:
+        """Serves a newer version from now on; open files keep the bytes they were opened with.
+
+        Returns what the kernel has to forget: names as (number of the directory, name), and directories whose
+        attributes changed.
+        """
+        self._tree = update.tree
+        self.inodes.replace_root(update.tree.root)
+        directories = self.inodes.directories()
+        if update.changed is None:
+            names = {(directories[path[:-1]], path[-1]) for path in directories if path[:-1] in directories and path}
+            return names, set(directories.values())
+        names, touched = set(), set()
+        for path in update.changed:
+            # A new file may bring directories with it, and the last one gone takes them away.
+            for depth in range(len(path)):
+                number = directories.get(path[:depth])
+                if number is not None:
+                    names.add((number, path[depth]))
+                    touched.add(number)
+        return names, touched
 
     def close(self) -> None:
         """Ends every wait, now and later, with ECONNABORTED; what is here is still read. Can be repeated."""

@@ -66,6 +66,14 @@ class InodeTable:
             self._next += 1
         return number
 
+    def directories(self) -> dict[tuple[bytes, ...], int]:
+        """The numbers of the directories that the kernel knows, by path."""
+        return {known.entry.path: number for number, known in self._known.items() if known.entry.kind is Kind.DIRECTORY}
+
+    def replace_root(self, root: Entry) -> None:
+        """The root of a newer version; it must have the same path. Its number stays."""
+        self._known[ROOT_NUMBER].entry = root
+
     def taken(self, number: int, entry: Entry) -> None:
         """Counts one reference more; call it when the kernel was told ``number`` for ``entry``."""
         known = self._known.get(number)

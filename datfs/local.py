@@ -15,7 +15,7 @@ from datfs.link import Link
 from datfs.metadata import decode_header
 from datfs.register import Register
 from datfs.storage import directory_storage
-from datfs.store import Store, cache_folder, cache_store, folder_store
+from datfs.store import Store, cache_folder, cache_store, cache_view, folder_store
 from datfs.working_files import WorkingFiles, working_content
 
 
@@ -23,11 +23,13 @@ from datfs.working_files import WorkingFiles, working_content
 class LocalDrive:
     """What a folder or the cache holds.
 
-    ``registers``: by name ("metadata", "content"; "register" for a folder with only one). ``failures``: those that
-    cannot be opened, and why. ``files``: the files that are the content, if the folder is of that layout.
+    ``cached``: the folder is ours and can be fetched again. ``registers``: by name ("metadata", "content"; "register"
+    for a folder with only one). ``failures``: those that cannot be opened, and why. ``files``: the files that are the
+    content, if the folder is of that layout.
     """
 
     folder: Path
+    cached: bool
     read_only: bool
     registers: dict[str, Register] = field(default_factory=dict)
     failures: dict[str, DatfsError] = field(default_factory=dict)
@@ -35,9 +37,7 @@ class LocalDrive:
 
 
 @contextmanager
-def open_local(
-    place: Link | Path, cache_dir: Path, *, own: bool = False, write: bool = False
-) -> Iterator[LocalDrive]:
+def open_local(place: Link | Path, cache_dir: Path, *, own: bool = False, write: bool = False) -> Iterator[LocalDrive]:
     """Opens what is stored of a drive. ``own``: no other process may have the cache. ``write``: chunks can be cleared.
 
     A folder may also hold a single register (``key``, ``tree``, ...). Folders are opened read-only whatever is asked.
@@ -48,19 +48,19 @@ def open_local(
             folder = cache_folder(place.key, cache_dir)
             if not (folder / "metadata.key").exists():
                 raise NotADrive(f"nothing of this drive is in the cache ({folder}): give a folder, or fetch it first")
+            store = cache_view(place.key, cache_dir)
             if own:
-                stack.enter_context(cache_store(place.key, cache_dir))
-            storage = directory_storage(folder, read_only=not write)
-            store = Store(storage, "metadata.", "content.", read_only=not write, folder=folder)
-            drive = LocalDrive(folder, store.read_only)
+                owned = stack.enter_context(cache_store(place.key, cache_dir))
+                store = owned if write else store
+            drive = LocalDrive(folder, True, store.read_only)
             _open_drive(store, drive, stack, place.key)
         elif (place / "key").exists():
-            drive = LocalDrive(place, True)
+            drive = LocalDrive(place, False, True)
             store = Store(directory_storage(place, read_only=True), "", "", True, folder=place)
             _try_open(drive, stack, "register", lambda: _plain(store, ""))
         else:
             store = folder_store(place)
-            drive = LocalDrive(store.folder or place, True)
+            drive = LocalDrive(store.folder or place, False, True)
             _open_drive(store, drive, stack, None)
         yield drive
 

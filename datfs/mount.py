@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -45,11 +46,13 @@ async def run(
     mount_options: MountOptions,
     *,
     version: int | None,
+    pin: bool,
     ready: Callable[[OpenDrive], None],
     notice: Notice,
 ) -> None:
     """Mounts a drive and serves it until unmounted, SIGINT or SIGTERM; leaves no mount, and the cache flushed.
 
+    ``version``: an older one. Without, newer versions are shown as they come, unless ``pin``.
     ``ready`` is called when the mount answers. Raises MountError, and as :func:`datfs.client.open_drive` does.
     """
     check_fuse()
@@ -71,23 +74,32 @@ async def run(
             raise TimedOut(f"the drive's newest entry did not come within {options.timeout:g} s") from None
         tree.root_facts = lambda: _facts(opened)
         stop = trio.Event()
-
+        pinned = wanted is not None or pin or opened.swarm is None
+        failed: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_signals, opened, stop)
-            await serve(
-                tree,
-                mountpoint,
-                options=mount_options,
-                timeout=options.timeout,
-                ready=lambda: ready(opened),
-                stop=stop,
-                before_unmount=opened.shut_down,
-            )
+            # Before anything is mounted: a signal that came earlier would leave a dead mount.
+            await nursery.start(_signals, opened, stop)
+            try:
+                await serve(
+                    tree,
+                    mountpoint,
+                    options=mount_options,
+                    timeout=options.timeout,
+                    ready=lambda: ready(opened),
+                    stop=stop,
+                    before_unmount=opened.shut_down,
+                    follow=None if pinned else partial(opened.drive.follow, tree),
+                )
+            except Exception as error:
+                failed = error  # raised again outside, so that it does not come wrapped in a group
             nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
 
-async def _signals(opened: OpenDrive, stop: trio.Event) -> None:
+async def _signals(opened: OpenDrive, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             opened.drive.close()  # readers that wait are answered before anything is cancelled
             stop.set()

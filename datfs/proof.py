@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from datfs import flat
+from datfs.bitfield import Bitfield
 
 DIGEST_LIMIT = 1 << 53  # longer ones cannot come from a register that the reference could hold
 
@@ -26,22 +27,22 @@ class Presence(Protocol):
 
 
 class PresenceSet:
-    """The nodes that a peer is believed to hold. Grows from its digests only."""
+    """The nodes that a peer is believed to hold. Grows from its digests only, and to nodes that we hold only."""
 
     def __init__(self) -> None:
-        self._nodes: set[int] = set()
+        self._nodes = Bitfield()  # a set of numbers would need fifty bytes for each node
 
     def get(self, index: int) -> bool:
         """Whether the peer holds the node."""
-        return index in self._nodes
+        return self._nodes.get(index)
 
     def __len__(self) -> int:
-        """One past the highest node held."""
-        return max(self._nodes, default=-1) + 1
+        """One past the highest node that may be held."""
+        return len(self._nodes)
 
     def add(self, index: int) -> None:
         """The peer holds this node, and so each parent whose children it holds both."""
-        close_upwards(index, self.get, self._nodes.add)
+        close_upwards(index, self._nodes.get, self._nodes.set)
 
 
 def close_upwards(index: int, has: Callable[[int], bool], add: Callable[[int], object]) -> None:

@@ -83,14 +83,17 @@ class AuditReport:
 
 
 class PendingFlush:
-    """A flush in three steps, of which the middle one, :meth:`sync`, may run in another thread."""
+    """A flush in three steps, of which the middle one, :meth:`sync`, may run in another thread.
+
+    After an OSError of any step nothing is lost: what was to be written is left to the next flush.
+    """
 
     def __init__(self, register: Register, pages: list[tuple[int, bytes]]) -> None:
         self._register = register
         self._pages = pages
 
     def sync(self) -> None:
-        """Makes chunks, nodes and signatures durable. Raises OSError; call :meth:`abandon` then."""
+        """Makes chunks, nodes and signatures durable. Raises OSError."""
         try:
             self._register._sync_contents()
         except OSError:
@@ -98,9 +101,7 @@ class PendingFlush:
             raise
 
     def finish(self) -> None:
-        """Writes the bits that say so, and makes them durable. Raises OSError, after which a new flush may be tried."""
-        if not self._pages:
-            return
+        """Writes the bits that say so, and makes them durable. Only after :meth:`sync`. Raises OSError."""
         try:
             self._register._write_bits(self._pages)
         except OSError:
@@ -108,7 +109,7 @@ class PendingFlush:
             raise
 
     def abandon(self) -> None:
-        """What this flush was to write is left to the next one."""
+        """Leaves what this flush was to write to the next one."""
         self._register._redo_bits(self._pages)
 
 
@@ -138,11 +139,9 @@ class Register:
         self._data = data
         self.length = 0
         self.byte_length = 0
-        self._next_place = (
-            0,
-            0,
-        )  # chunk and byte offset after the last one placed: sequential puts need no sum
-        self._data_written = False
+        self._next_place = (0, 0)  # chunk and byte offset after the last one placed: sequential puts need no sum
+        self._newest_roots: list[TreeNode] | None = []
+        self._data_unsynced = False
         self._closed = False
 
     # -- opening
@@ -161,11 +160,16 @@ class Register:
         ``keys``: default a new pair. ``store_secret``: keep the secret key beside the register.
         """
         keys = keys or key_pair()
-        if _read_key(open_storage(prefix + "key"), KEY_BYTES) is not None:
-            raise BadStore(f"{open_storage(prefix + 'key').name}: there is a register here already")
-        open_storage(prefix + "key").write(0, keys.public)
-        if store_secret:
-            open_storage(prefix + "secret_key").write(0, keys.secret)
+        with closing(open_storage(prefix + "key")) as key_file:
+            if _read_key(key_file, KEY_BYTES) is not None:
+                raise BadStore(f"{key_file.name}: there is a register here already")
+            if store_secret:
+                # First, so that a crash never leaves a key whose secret is lost.
+                with closing(open_storage(prefix + "secret_key")) as secret_file:
+                    secret_file.write(0, keys.secret)
+                    secret_file.sync()
+            key_file.write(0, keys.public)
+            key_file.sync()
         return cls.open(open_storage, key=keys.public, secret_key=keys.secret, prefix=prefix)
 
     @classmethod
@@ -180,39 +184,29 @@ class Register:
     ) -> Register:
         """Opens a register; with ``key`` and empty storage a new copy that holds nothing yet.
 
-        ``read_only``: nothing is written, not even headers. What a crash left torn is mended in memory, and on disk
-        at the next flush. Raises BadStore, naming the file, if it cannot be; OSError.
+        ``read_only``: nothing is written, not even headers, and no secret key is looked for. What a crash left torn is
+        mended in memory, and on disk at the next flush. Raises BadStore, naming file and offset, if it cannot be;
+        OSError.
         """
-        key_file = open_storage(prefix + "key")
-        stored = _read_key(key_file, KEY_BYTES)
-        if stored is None and key is None:
-            raise BadStore(f"{key_file.name}: there is no register here")
-        if stored is not None and key is not None and stored != key:
-            raise BadStore(f"{key_file.name}: another register is stored here ({stored.hex()}, not {key.hex()})")
-        if stored is None and not read_only:
-            assert key is not None
-            key_file.write(0, key)
-        public = stored or key
-        assert public is not None
-        secret_file = open_storage(prefix + "secret_key")
-        secret_key = secret_key or _read_key(secret_file, SECRET_KEY_BYTES)
-        if secret_key is not None and (
-            len(secret_key) != SECRET_KEY_BYTES
-            or secret_key[32:] != public
-            or key_pair(secret_key[:32]).public != public
-        ):
-            raise BadStore(f"{secret_file.name}: the secret key does not belong to the register {public.hex()}")
-        register = cls(
-            public,
-            secret_key,
-            NodeFile(open_storage(prefix + "tree"), read_only),
-            SignatureFile(open_storage(prefix + "signatures"), read_only),
-            BitfieldFile(open_storage(prefix + "bitfield"), read_only),
-            open_storage(prefix + "data"),
-            read_only=read_only,
-        )
-        register.length = recovery.settle(public, register._tree, register._signatures, register._bits, register._data)
-        register.byte_length = sum(node.size for node in register.roots())
+        public = _settle_key(open_storage, key, read_only, prefix)
+        if secret_key is None and not read_only:
+            with closing(open_storage(prefix + "secret_key")) as file:
+                secret_key = _read_key(file, SECRET_KEY_BYTES)
+                _check_secret(public, secret_key, file.name)
+        else:
+            _check_secret(public, secret_key, "secret_key")
+        with ExitStack() as stack:
+            names = ("tree", "signatures", "bitfield", "data")
+            files = [stack.enter_context(closing(open_storage(prefix + name))) for name in names]
+            tree, signatures = NodeFile(files[0], read_only), SignatureFile(files[1], read_only)
+            bits = BitfieldFile(files[2], read_only)
+            register = cls(public, secret_key, tree, signatures, bits, files[3], read_only=read_only)
+            register.length = recovery.settle(public, tree, signatures, bits, files[3])
+            register._newest_roots = None
+            register.byte_length = sum(node.size for node in register.roots())
+            for file in (bits, tree, signatures):
+                file.begin()
+            stack.pop_all()
         return register
 
     # -- facts
@@ -251,8 +245,11 @@ class Register:
 
     def roots(self, length: int | None = None) -> list[TreeNode]:
         """The roots of a length (default: all). Raises CorruptStorage or ChunkMissing if one is not held."""
-        numbers = flat.full_roots(2 * (self.length if length is None else length))
-        return [self._need(number) for number in numbers]
+        if length is not None and length != self.length:
+            return [self._need(number) for number in flat.full_roots(2 * length)]
+        if self._newest_roots is None:
+            self._newest_roots = [self._need(number) for number in flat.full_roots(2 * self.length)]
+        return list(self._newest_roots)
 
     def signature(self, index: int) -> bytes | None:
         """The signature that covers chunks ``0 .. index``, None if it is not held."""
@@ -375,32 +372,32 @@ class Register:
         """
         if self.read_only:
             raise ReadOnly("the register was opened read-only")
-        accepted = check(self.key, self.node, index, value, nodes, signature)
+        new, length, roots = check(self.key, self.node, index, value, nodes, signature)
         tree, bits = self._tree, self._bits
-        has = bits.tree.get
-        for node in accepted.nodes:
+        for node in new:
             tree.put(node)
         # No node is visible before its bit is set, and bits are set only when the data are written.
         if value is not None:
-            offset = self._place(index, accepted.nodes)
-            if len(value):
+            offset = self._place(index, new)
+            if value:
                 self._data.write(offset, value)
-            self._data_written = True
+                self._data_unsynced = True  # only now: a sync in another thread may run meanwhile
             self._next_place = (index + 1, offset + len(value))
-        for node in accepted.nodes:
+        has = bits.tree.get
+        for node in new:
             proof.close_upwards(node.index, has, bits.set_tree)
         if value is not None:
-            if not has(2 * index):
-                proof.close_upwards(2 * index, has, bits.set_tree)
             bits.set_data(index)
-        grew = accepted.length > self.length
-        if accepted.length:
-            assert signature is not None
-            self._signatures.put(accepted.length - 1, bytes(signature))
-        if grew:
-            self.length = accepted.length
-            self.byte_length = sum(root.size for root in accepted.roots)
-        return grew
+        if not length:
+            return False
+        assert signature is not None
+        self._signatures.put(length - 1, bytes(signature))
+        if length <= self.length:
+            return False
+        self.length = length
+        self.byte_length = sum(root.size for root in roots)
+        self._newest_roots = list(roots)
+        return True
 
     def _place(self, index: int, new: Sequence[TreeNode]) -> int:
         """The byte offset of a chunk whose proof was accepted but whose nodes are not marked as held yet."""
@@ -422,37 +419,34 @@ class Register:
         """
         if not self.writable or self.secret_key is None:
             raise ReadOnly("the register cannot be appended to: its secret key is not here")
-        first = self.length
+        first, before = self.length, (self.length, self.byte_length)
         if not chunks:
             return first
         new, roots = self._grow(chunks)
-        checksum = root_checksum(roots)
-        self._write_chunks(chunks)
-        for node in new:
-            self._tree.put(node)
         length = first + len(chunks)
-        self._signatures.put(length - 1, sign(self.secret_key, checksum))
-        if sync:
-            self._tree.flush()
-            self._signatures.flush()
-            self._sync_contents()
-        before = self.length, self.byte_length
-        for node in new:
-            self._bits.set_tree(node.index)
+        signature = sign(self.secret_key, root_checksum(roots))
+        self._write_chunks(chunks)
+        self._signatures.put(length - 1, signature)
+        self._tree.put_many(new)
+        self._bits.set_nodes([node.index for node in new], True)
         self._bits.set_data_range(first, length, True)
-        self.length, self.byte_length = length, sum(root.size for root in roots)
-        self._next_place = (length, self.byte_length)
+        self._stand_at(length, sum(root.size for root in roots), roots)
         if sync:
             try:
                 self.flush()
             except OSError:
-                for node in new:
-                    self._bits.set_tree(node.index, False)
                 self._bits.set_data_range(first, length, False)
-                self.length, self.byte_length = before
-                self._next_place = before
+                self._bits.set_nodes([node.index for node in new], False)
+                for node in new:
+                    self._tree.discard(node.index)
+                self._signatures.discard(length - 1)
+                self._stand_at(*before, None)
                 raise
         return first
+
+    def _stand_at(self, length: int, byte_length: int, roots: list[TreeNode] | None) -> None:
+        self.length, self.byte_length, self._newest_roots = length, byte_length, roots
+        self._next_place = (length, byte_length)
 
     def _grow(self, chunks: Sequence[Buffer]) -> tuple[list[TreeNode], list[TreeNode]]:
         """The nodes that the chunks add, and the roots with them (register.md section 8)."""
@@ -469,7 +463,6 @@ class Register:
 
     def _write_chunks(self, chunks: Sequence[Buffer]) -> None:
         offset = self.byte_length
-        self._data_written = True
         gathered: list[Buffer] = []
         size = 0
         for chunk in chunks:
@@ -480,6 +473,7 @@ class Register:
                 offset, gathered, size = offset + size, [], 0
         if size:
             self._data.write(offset, gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        self._data_unsynced = True  # only now: a sync in another thread may run meanwhile
 
     def clear(self, first: int, stop: int) -> None:
         """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError.
@@ -519,19 +513,19 @@ class Register:
         pending.finish()
 
     def _sync_contents(self) -> None:
-        if self._data_written:
-            self._data_written = False
+        if self._data_unsynced:
+            self._data_unsynced = False
             try:
                 self._data.sync()
             except OSError:
-                self._data_written = True
+                self._data_unsynced = True
                 raise
-        self._tree.file.sync()
-        self._signatures.file.sync()
+        self._tree.sync()
+        self._signatures.sync()
 
     def _write_bits(self, pages: list[tuple[int, bytes]]) -> None:
         self._bits.write(pages)
-        self._bits.file.sync()
+        self._bits.sync()
 
     def _redo_bits(self, pages: list[tuple[int, bytes]]) -> None:
         self._bits.redo(pages)
@@ -557,34 +551,30 @@ class Register:
         """
         report = AuditReport()
         for first, stop in list(self._bits.data.runs()):
-            for index in range(first, stop):
-                self._audit_chunk(index, report)
-                if progress is not None:
-                    progress(self.size_of(index))
+            self._audit_run(first, stop, report, progress)
         for first, stop in list(self._bits.tree.runs()):
             for number in range(first, stop):
-                if number & 1 and not self._node_follows(number):
+                if not self._node_follows(number):
                     report.bad_nodes.append(number)
         if self.length:
             signature = self._signatures.get(self.length - 1)
-            report.signature_ok = signature is not None and verify(self.key, root_checksum(self.roots()), signature)
+            numbers = flat.full_roots(2 * self.length)
+            roots = [root for root in map(self.node, numbers) if root is not None]
+            whole = signature is not None and len(roots) == len(numbers)
+            report.signature_ok = whole and verify(self.key, root_checksum(roots), signature or b"")
         return report
 
-    def _audit_chunk(self, index: int, report: AuditReport) -> None:
-        offset, size = self.byte_offset(index), self.size_of(index)
-        value = self._data.read(offset, size)
-        report.chunks += 1
-        report.bytes += size
-        if len(value) != size or leaf_hash(value) != self._need(2 * index).hash:
-            report.bad_chunks.append(BadChunk(index, offset, size))
-
-    def _node_follows(self, number: int) -> bool:
-        left, right = self.node(flat.left_child(number)), self.node(flat.right_child(number))
-        stored = self._tree.get(number)
-        if stored is None:
-            return False
-        return left is None or right is None or parent_node(left, right) == stored
-
+    def _audit_run(self, first: int, stop: int, report: AuditReport, progress: Callable[[int], None] | None) -> None:
+        """Hashes the held chunks ``first .. stop-1``, which lie one behind the other; small ones are read together."""
+        index, offset = first, self.byte_offset(first)
+        while index < stop:
+            leaves: list[TreeNode | None] = []
+            size = 0
+            while index + len(leaves) < stop and size < AUDIT_READ:
+                leaf = self.node(2 * (index + len(leaves)))
+                leaves.append(leaf)
+                size += leaf.size if leaf is not None else 0
+        ...
 
 def _read_key(file: RandomAccess, size: int) -> bytes | None:
     """A key file's bytes; None if it does not exist or is empty. Raises BadStore for another length, OSError."""

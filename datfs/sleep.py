@@ -7,13 +7,14 @@ the register decides what reaches the disk in which order (``docs/storage.md``).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 from datfs.bitfield import Bitfield
 from datfs.crypto import SIGNATURE_BYTES, TreeNode
 from datfs.errors import BadStore
-from datfs.storage import RandomAccess
+from datfs.storage import Buffer, RandomAccess
 
 MAGIC = b"\x05\x02\x57"
 HEADER_BYTES = 32
@@ -82,13 +83,53 @@ def check_header(data: bytes, name: str, expected: Header) -> Header | None:
     return found
 
 
-def _open(file: RandomAccess, expected: Header, read_only: bool) -> Header:
-    found = check_header(file.read(0, HEADER_BYTES), file.name, expected)
-    if found is None:
-        if not read_only:
-            file.write(0, expected.encode())
-        return expected
-    return found
+class SleepFile:
+    """What the three files of a register have in common: the header, and whether something is still to be synced.
+
+    ``fresh``: nothing is in it yet, not even a whole header; :meth:`begin` makes one. Making a file may be cut short
+    by a crash, so a file of at most 32 bytes counts as fresh if they begin a right header, or are zeros.
+    """
+
+    def __init__(self, file: RandomAccess, read_only: bool, expected: Header) -> None:
+        self.file = file
+        self.header = expected
+        self._read_only = read_only
+        self._unsynced = False
+        head = file.read(0, HEADER_BYTES)
+        unfinished = len(head) < HEADER_BYTES or not any(head)
+        self.fresh = unfinished and expected.encode().startswith(head.rstrip(b"\0")) and file.size() <= HEADER_BYTES
+        if not self.fresh:
+            found = check_header(head, file.name, expected)
+            assert found is not None  # an empty file is fresh
+            self.header = found
+
+    def begin(self) -> None:
+        """Writes the header of a fresh file, unless read-only. Raises OSError."""
+        if self.fresh and not self._read_only:
+            self._write(0, self.header.encode())
+
+    def _write(self, offset: int, data: Buffer) -> None:
+        self.file.write(offset, data)
+        self._unsynced = True  # only now: a sync in another thread may run meanwhile
+
+    def sync(self) -> None:
+        """Makes durable what was written. May be called from another thread. Raises OSError."""
+        if self._unsynced:
+            self._unsynced = False
+            try:
+                self.file.sync()
+            except OSError:
+                self._unsynced = True
+                raise
+
+    @property
+    def entries(self) -> int:
+        """How many whole entries (or pages) the file has room for."""
+        return max(0, self.file.size() - HEADER_BYTES) // self.header.entry_size
+
+    def offset_of(self, entry: int) -> int:
+        """Where an entry begins, in bytes."""
+        return HEADER_BYTES + entry * self.header.entry_size
 
 
 NODES_PER_PAGE = 1024
@@ -107,12 +148,11 @@ class _NodePage:
         self.high = 0
 
 
-class NodeFile:
+class NodeFile(SleepFile):
     """The ``tree`` file. A lookup in a page that is in memory makes no system call."""
 
     def __init__(self, file: RandomAccess, read_only: bool) -> None:
-        self.file = file
-        _open(file, TREE_HEADER, read_only)
+        super().__init__(file, read_only, TREE_HEADER)
         self._pages: OrderedDict[int, _NodePage] = OrderedDict()
         self._dirty: dict[int, _NodePage] = {}
         self._last = -1
@@ -159,28 +199,27 @@ class NodeFile:
         for number in sorted(self._dirty):
             page = self._dirty[number]
             start = HEADER_BYTES + number * _NODE_PAGE
-            self.file.write(start + page.low, memoryview(page.data)[page.low : page.high])
+            self._write(start + page.low, memoryview(page.data)[page.low : page.high])
             page.low, page.high = _NODE_PAGE, 0
             del self._dirty[number]
 
-    def count(self) -> int:
-        """How many entries the file has room for."""
-        return max(0, self.file.size() - HEADER_BYTES) // NODE_BYTES
+    def discard(self, index: int) -> None:
+        """Takes back a node that was put; what a flush wrote of it already is written over by the next one."""
+        self.put(TreeNode(index, bytes(32), 0))
 
 
-class SignatureFile:
+class SignatureFile(SleepFile):
     """The ``signatures`` file: one slot for each chunk, most of them empty in a batch."""
 
     def __init__(self, file: RandomAccess, read_only: bool) -> None:
-        self.file = file
-        _open(file, SIGNATURES_HEADER, read_only)
+        super().__init__(file, read_only, SIGNATURES_HEADER)
         self._dirty: dict[int, bytes] = {}
 
     def get(self, index: int) -> bytes | None:
         """The signature that covers chunks ``0 .. index``, None if there is none."""
         found = self._dirty.get(index)
         if found is None:
-            found = self.file.read(HEADER_BYTES + index * SIGNATURE_BYTES, SIGNATURE_BYTES)
+            found = self.file.read(self.offset_of(index), SIGNATURE_BYTES)
         return found if len(found) == SIGNATURE_BYTES and any(found) else None
 
     def put(self, index: int, signature: bytes) -> None:
@@ -190,47 +229,65 @@ class SignatureFile:
     def flush(self) -> None:
         """Writes what changed. After an error the rest is still to be written."""
         for index in sorted(self._dirty):
-            self.file.write(HEADER_BYTES + index * SIGNATURE_BYTES, self._dirty[index])
+            self._write(self.offset_of(index), self._dirty[index])
             del self._dirty[index]
 
-    def count(self) -> int:
-        """How many slots the file has."""
-        return max(0, self.file.size() - HEADER_BYTES) // SIGNATURE_BYTES
+    def discard(self, index: int) -> None:
+        """Takes back a signature that was put; what a flush wrote of it already is written over by the next one."""
+        self._dirty[index] = bytes(SIGNATURE_BYTES)
 
 
 DATA_BYTES = 1024
 TREE_BYTES = 2048
 CHUNKS_PER_PAGE = DATA_BYTES * 8
 NODES_PER_BITFIELD_PAGE = TREE_BYTES * 8
+PAGES_AT_ONCE = 64
 _INDEX_BYTES = PAGE_BYTES - DATA_BYTES - TREE_BYTES
 _CODE = bytes(3 if b == 255 else 1 if b else 0 for b in range(256))
 _NIBBLE = (0, *(1,) * 14, 3)
 _HALF = bytes(_NIBBLE[b >> 4] << 2 | _NIBBLE[b & 15] for b in range(256))
 
 
-class BitfieldFile:
+class BitfieldFile(SleepFile):
     """The ``bitfield`` file: which chunks and nodes are stored. All bits are in memory.
 
-    ``data``, ``tree``: the bits; change them only through :meth:`set_data`, :meth:`set_tree` and their ranges.
+    ``data``, ``tree``: the bits; change them only through the methods here, which note the pages to be written.
     """
 
     def __init__(self, file: RandomAccess, read_only: bool) -> None:
-        self.file = file
-        self.page_bytes = _open(file, BITFIELD_HEADER, read_only).entry_size
+        super().__init__(file, read_only, BITFIELD_HEADER)
+        self.page_bytes = self.header.entry_size
         data, tree, rest = bytearray(), bytearray(), bytearray()
-        offset = HEADER_BYTES
-        while page := file.read(offset, self.page_bytes):
-            page = page.ljust(self.page_bytes, b"\0")
+        for page in self._read_pages():
             data += page[:DATA_BYTES]
             tree += page[DATA_BYTES : DATA_BYTES + TREE_BYTES]
             rest += page[DATA_BYTES + TREE_BYTES :]
-            offset += self.page_bytes
         self.data = Bitfield(bytes(data))
         self.tree = Bitfield(bytes(tree))
         self._index = rest
+        self._index_checked = False
         self.pages = len(data) // DATA_BYTES
         self._dirty: set[int] = set()
         self._changed_groups: set[int] = set()  # groups of 32 chunks whose index bytes are stale
+        self._newest: dict[int, bytes] = {}  # of each page, what the newest snapshot that was not written has
+        self._failed: list[int] = []  # pages to write again; another thread may append
+
+    def _read_pages(self) -> Iterator[bytes]:
+        """The pages; one that is cut off is filled up with zeros."""
+        offset = HEADER_BYTES
+        while pages := self.file.read(offset, PAGES_AT_ONCE * self.page_bytes):
+            for at in range(0, len(pages), self.page_bytes):
+                yield pages[at : at + self.page_bytes].ljust(self.page_bytes, b"\0")
+            offset += len(pages)
+
+    def begin(self) -> None:
+        """Writes the header of a fresh file and makes it durable, unless read-only. Raises OSError.
+
+        Durable before anything else of the register: a bitfield without a header beside other files with contents
+        is damage then, never a crash, and a writer is not led to begin anew over what it signed already.
+        """
+        super().begin()
+        self.sync()
 
     def set_data(self, index: int, on: bool = True) -> None:
         """Marks a chunk as stored or not."""
@@ -252,25 +309,42 @@ class BitfieldFile:
         if self.tree.set(index, on):
             self._touch(index // NODES_PER_BITFIELD_PAGE)
 
+    def set_nodes(self, indices: list[int], on: bool) -> None:
+        """Marks many nodes as stored or not."""
+        self.tree.set_many(indices, on)
+        for page in {index // NODES_PER_BITFIELD_PAGE for index in indices}:
+            self._touch(page)
+
     def _touch(self, page: int) -> None:
         self._dirty.add(page)
         self.pages = max(self.pages, page + 1)
 
     def snapshot(self) -> list[tuple[int, bytes]]:
         """The pages that differ from the file, as (page, bytes); they count as written unless :meth:`redo`."""
+        while self._failed:
+            self._dirty.add(self._failed.pop())
+        if not self._dirty:
+            return []
         if self.page_bytes == PAGE_BYTES:
             self._update_index()
         dirty, self._dirty = sorted(self._dirty), set()
-        return [(number, self._page(number)) for number in dirty]
+        pages = [(number, self._page(number)) for number in dirty]
+        self._newest.update(pages)
+        return pages
 
     def redo(self, pages: list[tuple[int, bytes]]) -> None:
-        """Writing failed: these pages are to be written again."""
-        self._dirty.update(number for number, _ in pages)
+        """Writing failed: these pages are to be written again. May be called from another thread."""
+        self._failed.extend(number for number, _ in pages)
 
     def write(self, pages: list[tuple[int, bytes]]) -> None:
-        """Writes pages of a snapshot."""
+        """Writes pages of a snapshot, except those of which there was a newer snapshot meanwhile. Raises OSError.
+
+        An older page over a newer one would bring back chunks that were cleared since.
+        """
         for number, page in pages:
-            self.file.write(HEADER_BYTES + number * self.page_bytes, page)
+            if self._newest.get(number) is page:
+                self._write(self.offset_of(number), page)
+                del self._newest[number]
 
     def _page(self, number: int) -> bytes:
         data = self.data.to_bytes(number * CHUNKS_PER_PAGE, (number + 1) * CHUNKS_PER_PAGE)
@@ -283,30 +357,32 @@ class BitfieldFile:
     def _update_index(self) -> None:
         """Brings the index part up to date: a tree over the data bytes, four to a leaf (sleep.md section 4).
 
-        Changed index bytes may lie in pages other than the changed bits: parents do.
+        Changed index bytes may lie in pages other than the changed bits: parents do. What the file had is not
+        trusted: the first time, all of it is made anew.
         """
         limit = self.pages * _INDEX_BYTES
         index = self._index
-        if len(index) < limit:
-            index.extend(bytes(limit - len(index)))
-        changed = self._changed_groups
-        self._changed_groups = set()
+        index.extend(bytes(max(0, limit - len(index))))
+        if not self._index_checked:
+            self._index_checked = True
+            self._changed_groups.update(range(limit // 2))
         level: set[int] = set()
-        for group in changed:
-            four = self.data.to_bytes(group * 32, group * 32 + 32)
-            a, b, c, d = (_CODE[byte] for byte in four)
-            index[2 * group] = a << 6 | b << 4 | c << 2 | d
+        for group in self._changed_groups:
             level.add(2 * group)
+            a, b, c, d = self.data.to_bytes(group * 32, group * 32 + 32)
+            self._set_index(2 * group, _CODE[a] << 6 | _CODE[b] << 4 | _CODE[c] << 2 | _CODE[d])
+        self._changed_groups = set()
         half = 1
         while level:
             # Nodes of one depth: parents are at +half or -half, children of a parent at -half and +half.
             level = {i - half if (i >> 1) // half & 1 else i + half for i in level}
             level = {i for i in level if i < limit}
             for i in level:
-                left = index[i - half]
                 right = index[i + half] if i + half < limit else 0
-                value = _HALF[left] << 4 | _HALF[right]
-                if index[i] != value:
-                    index[i] = value
-                    self._dirty.add(i // _INDEX_BYTES)
+                self._set_index(i, _HALF[index[i - half]] << 4 | _HALF[right])
             half *= 2
+
+    def _set_index(self, i: int, value: int) -> None:
+        if self._index[i] != value:
+            self._index[i] = value
+            self._dirty.add(i // _INDEX_BYTES)

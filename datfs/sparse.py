@@ -212,6 +212,21 @@ class SparseRegister:
         finally:
             self._length_waiters.discard(event)
 
+    async def grown_beyond(self, length: int) -> int:
+        """Waits, however long, until the verified length is greater than ``length``; returns it. Raises Closed."""
+        while self.register.length <= length:
+            if self._closed:
+                raise Closed("the drive was closed")
+            event = trio.Event()
+            self._length_waiters.add(event)
+            try:
+                self.source.wants_changed(self)
+                if self.register.length <= length:
+                    await event.wait()
+            finally:
+                self._length_waiters.discard(event)
+        return self.register.length
+
     @property
     def longest_claim(self) -> int | None:
         """The greatest length that a connected peer claims; None while no peer has told."""

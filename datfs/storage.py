@@ -68,6 +68,7 @@ class FileStorage:
         self.name = str(path)
         self._read_only = read_only
         self._fd = -1
+        self._created = False  # the folder's entry may not have reached the disk yet
         try:
             self._fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -78,6 +79,7 @@ class FileStorage:
             raise ReadOnly(f"{self.name} was opened read-only")
         if self._fd < 0:
             self._fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._created = True
         return self._fd
 
     def _named(self, error: OSError) -> OSError:
@@ -145,18 +147,30 @@ class FileStorage:
             offset, length = offset + PAGE, length - PAGE
 
     def sync(self) -> None:
-        """See :class:`RandomAccess`."""
-        if self._fd >= 0 and not self._read_only:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                raise self._named(error) from None
+        """See :class:`RandomAccess`. A file made here also gets its name in the folder made durable."""
+        if self._fd < 0 or self._read_only:
+            return
+        try:
+            os.fdatasync(self._fd)
+            if self._created:
+                _sync_folder(os.path.dirname(self.name))
+                self._created = False
+        except OSError as error:
+            raise self._named(error) from None
 
     def close(self) -> None:
         """See :class:`RandomAccess`."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _sync_folder(path: str) -> None:
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class MemoryStorage:
@@ -182,6 +196,8 @@ class MemoryStorage:
     def write(self, offset: int, data: Buffer) -> None:
         """See :class:`RandomAccess`."""
         view = memoryview(data).cast("B")
+        if not view:
+            return  # as for a file, which nothing written does not make longer
         self._size = max(self._size, offset + len(view))
         while view:
             number, start = divmod(offset, PAGE)

@@ -38,6 +38,7 @@ class Store:
     """Storage for the two registers of a drive, by prefix.
 
     ``folder``: None in memory. ``working``: the folder whose files are the content (layout DAT), else None.
+    ``cached``: the folder is in our cache, and can be fetched again.
     """
 
     open_storage: OpenStorage
@@ -46,6 +47,7 @@ class Store:
     read_only: bool
     folder: Path | None = None
     working: Path | None = None
+    cached: bool = False
 
 
 def default_cache_dir() -> Path:
@@ -70,33 +72,64 @@ def cache_store(key: bytes, cache_dir: Path) -> Iterator[Store]:
     Raises StoreLocked if another process owns it, OSError if the folder cannot be made.
     """
     folder = cache_folder(key, cache_dir)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _owned(folder):
-        yield Store(directory_storage(folder), "metadata.", "content.", read_only=False, folder=folder)
-
-
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    path = folder / LOCK_NAME
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _own(folder)
     try:
+        yield Store(directory_storage(folder), "metadata.", "content.", read_only=False, folder=folder, cached=True)
+        _forget_if_empty(folder)
+    finally:
+        os.close(fd)  # and with it the lock
+
+
+def cache_view(key: bytes, cache_dir: Path) -> Store:
+    """The cache folder of a drive to look into only, whoever owns it; what its owner has not flushed is not seen.
+
+    What is there is what was verified: the owner writes the bits that say so last (``docs/storage.md``).
+    """
+    folder = cache_folder(key, cache_dir)
+    return Store(
+        directory_storage(folder, read_only=True), "metadata.", "content.", read_only=True, folder=folder, cached=True
+    )
+
+
+def _own(folder: Path) -> int:
+    """Makes the folder and takes its lock; returns the lock's file descriptor. Raises StoreLocked, OSError."""
+    path = folder / LOCK_NAME
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # the previous owner has just removed the folder
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(fd), os.stat(path)):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                return fd
+            os.close(fd)  # the lock of a folder that is gone
         except OSError as error:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             pid = int(owner) if owner.isdecimal() else 0
             raise StoreLocked(
                 f"the cache of this drive ({folder}) is in use by process {pid or '(unknown)'}: "
                 "use --memory, or another --cache-dir",
                 pid,
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)  # and with it the lock
+
+
+def _forget_if_empty(folder: Path) -> None:
+    """Leaves nothing of a drive that nobody had, or of a key with a typing mistake in it."""
+    if any((folder / f"{name}.data").exists() for name in ("metadata", "content")):
+        return
+    for name in ("metadata", "content"):
+        for part in ("key", "tree", "signatures", "bitfield"):
+            (folder / f"{name}.{part}").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another program keeps a file of its own there
+        (folder / LOCK_NAME).unlink()
+        folder.rmdir()
 
 
 def folder_store(folder: Path) -> Store:

@@ -54,6 +54,14 @@ class TreeStats:
     entries: int
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A newer version of a tree. ``changed``: the paths that differ; None if that is not known."""
+
+    tree: FileTree
+    changed: Sequence[tuple[bytes, ...]] | None
+
+
 class TreeFile(Protocol):
     """An open file of one immutable version."""
 

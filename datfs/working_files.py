@@ -199,5 +199,3 @@ def _masked(file: RandomAccess, files: WorkingFiles) -> MemoryStorage:
         files.mask(bits)
         bits.write(bits.snapshot())
     return copy
-
-

@@ -77,7 +77,15 @@ class DriveWriter:
         return self.metadata.length - 1
 
     def put(
-        self, path: Path, pieces: Iterable[Buffer], *, mtime: int, ctime: int | None = None, mode: int = 0o644
+        self,
+        path: Path,
+        pieces: Iterable[Buffer],
+        *,
+        mtime: int,
+        ctime: int | None = None,
+        mode: int = 0o644,
+        uid: int = 0,
+        gid: int = 0,
     ) -> int:
         """Adds a file, or a new version of one; returns the drive's new version.
 
@@ -89,6 +97,8 @@ class DriveWriter:
             self.content.append([piece], sync=False)
         stat = Stat(
             mode=FILE | mode,
+            uid=uid,
+            gid=gid,
             size=self.content.byte_length - byte_offset,
             blocks=self.content.length - offset,
             offset=offset,

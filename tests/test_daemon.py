@@ -34,9 +34,7 @@ def program(tmp_path: Path, work: str, log: Path | None = None) -> list[str]:
 
 def run(tmp_path: Path, work: str, log: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs to the end of the parent; returns only if nobody holds its output open any more."""
-    return subprocess.run(
-        program(tmp_path, work, log), capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    return subprocess.run(program(tmp_path, work, log), capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 def child_of(tmp_path: Path) -> int:

@@ -384,6 +384,15 @@ async def test_writing_is_refused(ops: Operations) -> None:
     assert await refused(ops.setxattr(number, b"user.x", b"", CTX)) == errno.EROFS
 
 
+async def test_extended_attributes(ops: Operations) -> None:
+    """The tree's facts; other names are absent, and those of the system are not supported at all."""
+    number = await inode_of(ops, "a.txt")
+    assert await ops.getxattr(number, b"user.test.size", CTX) == b"5"
+    assert await ops.listxattr(number, CTX) == [b"user.test.size"]
+    assert await refused(ops.getxattr(number, b"user.none", CTX)) == errno.ENODATA
+    assert await refused(ops.getxattr(number, b"system.posix_acl_access", CTX)) == errno.EOPNOTSUPP
+
+
 async def test_statfs(ops: Operations, tree: MemoryTree) -> None:
     """What is known of the tree, nothing free, long names allowed to 255."""
     data = await ops.statfs(CTX)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import traceback
+from typing import Any
 
 import click
 
-from datfs.cli import browse, mounting, sharing
-from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain
+from datfs.cli import browse, checking, debug, mounting, sharing
+from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The commands; a reader of our output that has seen enough (``head``) is a good end of each."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs a command. Click itself would end with 1 when the output is closed."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            drop_output()
+            sys.exit(0)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="datfs", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Log everything, and show tracebacks of errors.")
 @click.pass_context
@@ -28,30 +43,60 @@ def cli(context: click.Context, debug: bool) -> None:
     )
 
 
-for command in (*browse.COMMANDS, *mounting.COMMANDS, *sharing.COMMANDS):
+for command in (
+    *mounting.COMMANDS,
+    *browse.COMMANDS,
+    *sharing.COMMANDS,
+    *checking.COMMANDS,
+    *debug.COMMANDS,
+):
     cli.add_command(command)
 
 
 def main() -> None:
     """Entry point: runs the command line and turns errors into one line and an exit code."""
-    debug = "--debug" in sys.argv
+    prepare_output()
+    show_traceback = "--debug" in sys.argv[1:2]
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        print(f"datfs: {explain_usage(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        drop_output()
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has seen enough (head). Nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(0)
     except (DatfsError, OSError) as error:
-        if debug:
-            raise
+        if show_traceback:
+            traceback.print_exc()
         print(f"datfs: {explain(error)}", file=sys.stderr)
+        drop_output()
         sys.exit(exit_code(error))
     except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None and not debug:
+        if group.subgroup(KeyboardInterrupt) is not None and not show_traceback:
+            drop_output()
             sys.exit(EXIT_INTERRUPTED)
         raise
+
+
+def prepare_output() -> None:
+    """Names go into a pipe byte by byte as they are; a terminal gets what it can show."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def drop_output() -> None:
+    """Nothing more is written, not even at exit what is still in the buffer and failed before."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import stat as stat_bits
-import sys
-import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,57 +11,19 @@ from typing import Any
 import click
 import trio
 
-from datfs.cli.options import TargetType, View, drive_options, make_options, view
+from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
+from datfs.cli.output import entry_facts, mode_text, path_text, print_json, time_text, write_name
 from datfs.errors import BadMetadata, IsADirectory
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
-from datfs.text import show, show_path, show_size
+from datfs.text import show_path, show_size
 from datfs.vfs import Entry, Kind
 
 READ_BYTES = 1024 * 1024
 
 
-def text_of(name: bytes) -> str:
-    """A name for JSON: UTF-8, other bytes as lone surrogates, which Python's ``surrogateescape`` turns back."""
-    return name.decode("utf-8", "surrogateescape")
-
-
-def path_text(path: DrivePath) -> str:
-    """A path for JSON."""
-    return "/" + "/".join(map(text_of, path))
-
-
-def entry_facts(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON has it (``docs/json.md``)."""
-    return {
-        "path": path_text(entry.path),
-        "type": entry.kind.value,
-        "size": entry.size,
-        "mode": f"{entry.permissions:04o}",
-        "mtime": entry.mtime_ns / 1e9,
-    }
-
-
-def write_name(text: bytes) -> None:
-    """A line with a name: escaped on a terminal, as it is into a pipe."""
-    if sys.stdout.isatty():
-        print(show(text))
-    else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text + b"\n")
-
-
-def _mode(entry: Entry) -> str:
-    kind = stat_bits.S_IFDIR if entry.kind is Kind.DIRECTORY else stat_bits.S_IFREG
-    return stat_bits.filemode(kind | entry.permissions)
-
-
-def _time(ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(ns // 1_000_000_000))
-
-
-def _long(entry: Entry, name: bytes) -> bytes:
-    return f"{_mode(entry)} {entry.size:>13} {_time(entry.mtime_ns)} ".encode() + name
+def _long(entry: Entry) -> str:
+    return f"{mode_text(entry)} {entry.size:>13} {time_text(entry.mtime_ns)} "
 
 
 async def _list(at: View, entry: Entry) -> list[Entry]:
@@ -82,7 +41,7 @@ async def _find(at: View, path: DrivePath) -> Entry:
 @click.argument("path", nargs=-1)
 @click.option("-l", "--long", "long_", is_flag=True, help="Mode, size and time as well.")
 @click.option("-R", "--recursive", is_flag=True, help="Sub-directories as well.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @drive_options
 def ls(
     link: Link | Path,
@@ -98,33 +57,36 @@ def ls(
 
     def emit(entry: Entry, name: bytes) -> None:
         if as_json:
-            print(json.dumps(entry_facts(entry)))
+            print_json(entry_facts(entry))
         else:
-            write_name(_long(entry, name) if long_ else name)
+            write_name(name, before=_long(entry) if long_ else "")
 
-    async def show_directory(at: View, entry: Entry, heading: bool) -> None:
-        children = await _list(at, entry)
-        if heading and not as_json:
-            write_name(b"/" + b"/".join(entry.path) + b":")
-        for child in children:
-            emit(child, child.name)
-        if recursive:
+    async def show_directories(at: View, entries: list[Entry], headings: bool) -> None:
+        pending = entries[::-1]  # not recursive: how deep a drive goes is its writer's choice
+        first = True
+        while pending:
+            entry = pending.pop()
+            children = await _list(at, entry)
+            if headings and not as_json:
+                if not first:
+                    print()
+                write_name(b"/" + b"/".join(entry.path), after=":")
+            first = False
             for child in children:
-                if child.kind is Kind.DIRECTORY:
-                    if not as_json:
-                        print()
-                    await show_directory(at, child, True)
+                emit(child, child.name)
+            if recursive:
+                pending += [child for child in reversed(children) if child.kind is Kind.DIRECTORY]
 
     async def run() -> None:
         async with view(link, options, version) as at:
-            paths = at.paths(path)
-            entries = [await _find(at, one) for one in paths]
-            for entry in entries:
-                if entry.kind is Kind.FILE:
-                    emit(entry, b"/".join(entry.path))
-            for entry in entries:
-                if entry.kind is Kind.DIRECTORY:
-                    await show_directory(at, entry, len(entries) > 1 or recursive)
+            entries = [await _find(at, one) for one in at.paths(path)]
+            files = [entry for entry in entries if entry.kind is Kind.FILE]
+            directories = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
+            for entry in files:
+                emit(entry, b"/" + b"/".join(entry.path))
+            if files and directories and not as_json:
+                print()
+            await show_directories(at, directories, len(entries) > 1 or recursive)
 
     trio.run(run)
 
@@ -138,32 +100,41 @@ def tree(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: 
     options = make_options(share_locked=True, **rest)
     counts = {Kind.DIRECTORY: 0, Kind.FILE: 0}
 
-    async def draw(at: View, entry: Entry, indent: str) -> None:
-        children = await _list(at, entry)
-        for number, child in enumerate(children, 1):
+    async def draw(at: View, top: Entry) -> None:
+        pending = [("", deque(await _list(at, top)))]
+        while pending:
+            indent, children = pending[-1]
+            if not children:
+                pending.pop()
+                continue
+            child = children.popleft()
             counts[child.kind] += 1
-            last = number == len(children)
-            size = f"  {show_size(child.size)}" if child.kind is Kind.FILE else ""
-            print(f"{indent}{'└── ' if last else '├── '}{show(child.name)}{size}")
+            size = f"  ({show_size(child.size)})" if child.kind is Kind.FILE else ""
+            write_name(child.name, before=f"{indent}{'├── ' if children else '└── '}", after=size)
             if child.kind is Kind.DIRECTORY:
-                await draw(at, child, indent + ("    " if last else "│   "))
+                pending.append((indent + ("│   " if children else "    "), deque(await _list(at, child))))
 
     async def run() -> None:
         async with view(link, options, version) as at:
             for one in at.paths(path):
                 entry = await _find(at, one)
-                print(show_path(one))
+                write_name(b"/" + b"/".join(one))
                 if entry.kind is Kind.DIRECTORY:
-                    await draw(at, entry, "")
-            print(f"\n{counts[Kind.DIRECTORY]} directories, {counts[Kind.FILE]} files")
+                    await draw(at, entry)
+            print(f"\n{_count(counts[Kind.DIRECTORY], 'directory')}, {_count(counts[Kind.FILE], 'file')}")
 
     trio.run(run)
+
+
+def _count(number: int, what: str) -> str:
+    plural = {"directory": "directories", "file": "files"}
+    return f"{number} {what if number == 1 else plural[what]}"
 
 
 @click.command()
 @click.argument("link", type=TargetType())
 @click.argument("path", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @drive_options
 def stat(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell all that is known of paths, down to the chunks."""
@@ -190,13 +161,12 @@ def stat(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int |
                 entry = await _find(at, one)
                 known = await facts(at, entry)
                 if as_json:
-                    print(json.dumps(known))
+                    print_json(known)
                     continue
-                print(f"  Path: {show_path(entry.path)}")
-                print(
-                    f"  Type: {entry.kind.value}   Mode: {_mode(entry)}   Size: {entry.size} ({show_size(entry.size)})"
-                )
-                print(f"Modify: {_time(entry.mtime_ns)}")
+                write_name(b"/" + b"/".join(entry.path), before="  Path: ")
+                size = f"{entry.size} ({show_size(entry.size)})"
+                print(f"  Type: {entry.kind.value}   Mode: {mode_text(entry)}   Size: {size}")
+                print(f"Modify: {time_text(entry.mtime_ns)}")
                 if entry.kind is Kind.FILE:
                     print(
                         f"Chunks: {known['chunks']} from {known['chunk_first']}, {known['chunks_held']} here;"
@@ -222,7 +192,9 @@ def cat(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: A
         try:
             offset = 0
             while offset < entry.size:
-                data: bytes = await at.wait(f"byte {offset} of {show_path(one)}", file.read(offset, READ_BYTES))
+                data: bytes = await at.wait(
+                    f"{show_path(one)} from byte {offset} of {entry.size}", file.read(offset, READ_BYTES)
+                )
                 await trio.to_thread.run_sync(_write_all, data, abandon_on_cancel=True)
                 offset += len(data)
         finally:
@@ -244,7 +216,7 @@ def _write_all(data: bytes) -> None:
 
 @click.command()
 @click.argument("link", type=TargetType())
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @drive_options
 def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell the history of a drive, oldest change first."""
@@ -262,11 +234,10 @@ def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> N
                     try:
                         record = drive.record(seq)
                     except BadMetadata as error:
-                        print(
-                            json.dumps({"version": seq, "error": str(error)})
-                            if as_json
-                            else f"{seq:0{width}} [???] {error}"
-                        )
+                        if as_json:
+                            print_json({"version": seq, "error": str(error)})
+                        else:
+                            print(f"{seq:0{width}} [???] {error}")
                         continue
                     found = record.stat
                     change = "put" if record.value is not None else "del"
@@ -278,17 +249,17 @@ def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> N
                         }
                         if found is not None:
                             facts |= {"size": found.size, "chunks": found.blocks, "mtime": found.mtime / 1000}
-                        print(json.dumps(facts))
+                        print_json(facts)
                     else:
                         more = f" {show_size(found.size)} ({found.blocks} chunks)" if found is not None else ""
-                        print(f"{seq:0{width}} [{change}] {show_path(record.path)}{more}")
+                        write_name(b"/" + b"/".join(record.path), before=f"{seq:0{width}} [{change}] ", after=more)
 
     trio.run(run)
 
 
 @click.command()
 @click.argument("link", type=TargetType())
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 @drive_options
 def info(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell what a drive is and how much of it is here."""
@@ -317,7 +288,7 @@ def info(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> 
                 "store": str(at.opened.store.folder) if at.opened.store.folder is not None else None,
             }
             if as_json:
-                print(json.dumps(facts))
+                print_json(facts)
                 return
             print(f"Link:          {facts['link']}")
             print(f"Discovery key: {facts['discovery_key']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datfs.cli.options import TargetType, absolute_target, notice
+from datfs.cli.options import TargetType, absolute_target, json_option, notice
+from datfs.cli.output import print_json
 from datfs.errors import DatfsError, ReadOnly
 from datfs.link import Link
 from datfs.local import LocalDrive, open_local
@@ -72,11 +72,12 @@ def _chunk_facts(bad: BadChunk) -> dict[str, int]:
 @click.argument("link", type=TargetType(), metavar="LINK|FOLDER")
 @click.option("--repair", is_flag=True, help="Clear bad chunks, so that they are fetched again when needed.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where fetched chunks are kept.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each register.")
+@json_option
 def verify(link: Link | Path, repair: bool, cache_dir: Path | None, as_json: bool) -> None:
-    """Hash again everything that is held of a drive, and compare it with the signed tree.
+    """Check all that is held of a drive against its signature.
 
-    Needs no peer. Ends with exit code 6 if something is bad (and --repair could not clear all of it).
+    Hashes every chunk again. Needs no peer. Ends with exit code 6 if something is bad
+    and --repair did not clear all of it.
     """
     if repair and not isinstance(link, Link):
         raise ReadOnly(f"{link}: a folder is never changed, so there is nothing that --repair could do in it")
@@ -89,9 +90,9 @@ def verify(link: Link | Path, repair: bool, cache_dir: Path | None, as_json: boo
         problems = [file.problem for file in drive.files.files if file.problem] if drive.files is not None else []
         if as_json:
             for verdict in verdicts:
-                print(json.dumps(verdict.facts()))
+                print_json(verdict.facts())
             for problem in problems:
-                print(json.dumps({"register": "content", "ok": False, "error": problem}))
+                print_json({"register": "content", "ok": False, "error": problem})
         else:
             for verdict in verdicts:
                 _show(verdict)
@@ -182,7 +183,7 @@ def _advise(drive: LocalDrive, verdicts: list[Verdict]) -> None:
     if drive.files is not None or all(verdict.mended for verdict in verdicts):
         return
     damaged = any(v.error is not None or v.report.bad_nodes or not v.report.signature_ok for v in verdicts)
-    if drive.read_only and not damaged and isinstance(drive.folder, Path) and drive.cached:
+    if drive.read_only and not damaged and drive.cached:
         notice("--repair clears the bad chunks, so that they are fetched again")
     elif damaged and drive.cached:
         notice(f"what is wrong with the tree cannot be mended: remove {drive.folder} to fetch the drive again")

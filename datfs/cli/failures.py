@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import click
+
 from datfs.errors import (
     BadLink,
     BadProof,
@@ -44,7 +46,16 @@ def exit_code(error: Exception) -> int:
 def explain(error: Exception) -> str:
     """One line for people."""
     if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
+        if error.filename is None:
+            # Files are named by whoever opens them: what has no name is the output.
+            return f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else error.strerror
         hint = ": free some room, or give another --cache-dir" if error.errno == errno.ENOSPC else ""
-        return f"{name}{error.strerror}{hint}"
+        return f"{error.filename}: {error.strerror}{hint}"
     return str(error) or type(error).__name__
+
+
+def explain_usage(error: click.ClickException) -> str:
+    """One line for a command that was not understood, and where to look."""
+    text = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{text} (try: {context.command_path} -h)" if context is not None else text

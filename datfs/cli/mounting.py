@@ -50,6 +50,7 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
     metavar="OPTIONS",
     help="allow_other, allow_root, auto_unmount, noexec, noatime, uid=, gid=, umask=, fsname=, read_ahead_kb=.",
 )
+@click.option("--pin-version", is_flag=True, help="Go on showing the version that is the newest now.")
 @click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers.")
 @click.option(
     "--log",
@@ -63,6 +64,7 @@ def mount(
     directory: str,
     foreground: bool,
     mount_options: MountOptions,
+    pin_version: bool,
     no_upload: bool,
     log_path: Path | None,
     version: int | None,
@@ -80,7 +82,7 @@ def mount(
     options = make_options(upload=not no_upload, **rest)
     target = link if isinstance(link, Link) else link.absolute()
     mountpoints.prepare(directory)
-    serve = partial(_serve, target, directory, options, mount_options, version)
+    serve = partial(_serve, target, directory, options, mount_options, version, pin_version)
     if foreground:
         sys.exit(serve(None))
     sys.exit(run_in_background(serve, log_path=str(log_path.absolute()) if log_path is not None else None))
@@ -92,6 +94,7 @@ def _serve(
     options: Options,
     mount_options: MountOptions,
     version: int | None,
+    pin: bool,
     detached: Callable[[], None] | None,
 ) -> int:
     """Runs the mount to its end; returns an exit code. ``detached`` tells the parent that the mount answers."""
@@ -111,7 +114,11 @@ def _serve(
             trio.lowlevel.spawn_system_task(_live_line, status, opened)
 
     try:
-        trio.run(partial(run, target, directory, options, mount_options, version=version, ready=ready, notice=notice))
+        trio.run(
+            partial(
+                run, target, directory, options, mount_options, version=version, pin=pin, ready=ready, notice=notice
+            )
+        )
     except (DatfsError, OSError) as error:
         status.stop()
         print(f"datfs: {explain(error)}", file=sys.stderr)
@@ -142,7 +149,10 @@ async def _live_line(status: Any, opened: OpenDrive) -> None:
 @click.command()
 @click.argument("directory", type=click.Path())
 def umount(directory: str) -> None:
-    """Unmount DIRECTORY: the plain way, then lazily, then by aborting the connection."""
+    """Unmount DIRECTORY, by force if need be.
+
+    The plain way, then lazily, then by aborting the connection; says which it was.
+    """
     way = mountpoints.unmount(directory)
     if way is not mountpoints.Unmounted.PLAIN:
         notice(f"{directory} was in use; {way.value}")

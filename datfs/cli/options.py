@@ -5,21 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import trio
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 
 from datfs.client import OpenDrive, Options, open_drive, target_of
 from datfs.drive import DriveTree
-from datfs.errors import BadLink, TimedOut
+from datfs.errors import BadLink, NoPeers, TimedOut
 from datfs.link import Link
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
 from datfs.net.transport import Address, parse_address
+from datfs.text import show
 
+QUIET = 0.3  # seconds of waiting that nobody needs to be told of
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -71,6 +77,9 @@ def drive_options(command: F) -> F:
     return command
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON objects, one a line (docs/json.md).")
+
+
 def make_options(
     *,
     peers: tuple[Address, ...],
@@ -88,28 +97,96 @@ def make_options(
     return Options(peers=peers, cache_dir=cache_dir, memory=memory, offline=offline, timeout=timeout, **more)
 
 
+def absolute_target(target: Link | Path) -> Link | Path:
+    """The target with a folder's path made whole, so that messages name it whole."""
+    return target if isinstance(target, Link) else target.absolute()
+
+
 def notice(text: str) -> None:
     """A sentence for the person at the terminal."""
     print(f"datfs: {text}", file=sys.stderr)
 
 
+class Waiting:
+    """A line at the bottom of the terminal that says what is waited for; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._status: Status | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether anybody would see it."""
+        return self._console.is_terminal
+
+    def say(self, text: str) -> None:
+        """Shows the line, or changes it."""
+        if not self.shown:
+            return
+        if self._status is None:
+            self._status = self._console.status("")
+            self._status.start()
+        self._status.update(escape(text))
+
+    def hush(self) -> None:
+        """Takes the line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def notice(self, text: str) -> None:
+        """As :func:`notice`, above the line."""
+        self._console.print(f"datfs: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
 class View:
     """An open drive at the version that link and options ask for; every wait has the deadline."""
 
-    def __init__(self, opened: OpenDrive, tree: DriveTree, timeout: float) -> None:
+    def __init__(self, opened: OpenDrive, tree: DriveTree, timeout: float, waiting: Waiting) -> None:
         self.opened = opened
         self.tree = tree
         self.timeout = timeout
+        self._waiting = waiting
 
-    async def wait(self, what: str, work: Awaitable[Any]) -> Any:
-        """The result of ``work``. Raises TimedOut, naming ``what``, when the deadline passes first."""
+    async def wait(self, what: str, work: Awaitable[T]) -> T:
+        """The result of ``work``. Raises TimedOut when the deadline passes first; it and NoPeers name ``what``."""
         try:
             with trio.fail_after(self.timeout):
+                if self._waiting.shown:
+                    return await self._wait_visibly(what, work)
                 return await work
+        except NoPeers as error:
+            raise NoPeers(f"{what}: {error}") from None
         except trio.TooSlowError:
-            swarm = self.opened.swarm
-            peers = len(swarm.sessions) if swarm is not None else 0
-            raise TimedOut(f"{what} did not come within {self.timeout:g} s ({peers} peers connected)") from None
+            raise TimedOut(
+                f"{what} did not come within {self.timeout:g} s ({self._peers()}): try again, or give it more --timeout"
+            ) from None
+
+    async def _wait_visibly(self, what: str, work: Awaitable[T]) -> T:
+        result: list[T] = []
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell, what)
+            try:
+                result.append(await work)
+            except Exception as error:
+                failed = error  # raised outside, so that it does not come wrapped in a group
+            nursery.cancel_scope.cancel()
+        self._waiting.hush()
+        if failed is not None:
+            raise failed
+        return result[0]
+
+    async def _tell(self, what: str) -> None:
+        await trio.sleep(QUIET)
+        while True:
+            self._waiting.say(f"waiting for {what} ({self._peers()})")
+            await trio.sleep(1)
+
+    def _peers(self) -> str:
+        swarm = self.opened.swarm
+        count = len(swarm.sessions) if swarm is not None else 0
+        return f"{count} peer{'' if count == 1 else 's'} connected"
 
     def paths(self, given: tuple[str, ...]) -> list[DrivePath]:
         """The paths to work on: those given, else the link's own, else the root."""
@@ -120,18 +197,18 @@ class View:
 @asynccontextmanager
 async def view(target: Link | Path, options: Options, version: int | None) -> AsyncIterator[View]:
     """Opens a drive for a command, telling on a terminal what is waited for."""
-    console = Console(stderr=True)
-    status = console.status("opening the drive")
-    if console.is_terminal:
-        status.start()
+    if isinstance(target, Link) and version is not None:
+        target = replace(target, version=version)
+    waiting = Waiting()
+    waiting.say(f"opening {show(str(target).encode('utf-8', 'surrogateescape'))}")
     try:
-        async with open_drive(target, options, notice=notice) as opened:
+        async with open_drive(target, options, notice=waiting.notice) as opened:
             wanted = version if version is not None else opened.link.version
             tree = await _checkout(opened, wanted, options.timeout)
-            status.stop()
-            yield View(opened, tree, options.timeout)
+            waiting.hush()
+            yield View(opened, tree, options.timeout, waiting)
     finally:
-        status.stop()
+        waiting.hush()
 
 
 async def _checkout(opened: OpenDrive, version: int | None, timeout: float) -> DriveTree:
@@ -139,4 +216,5 @@ async def _checkout(opened: OpenDrive, version: int | None, timeout: float) -> D
         with trio.fail_after(timeout):
             return await opened.drive.checkout(version)
     except trio.TooSlowError:
-        raise TimedOut(f"version {version} did not come within {timeout:g} s") from None
+        shown = opened.drive.version if version is None else version
+        raise TimedOut(f"version {shown} did not come within {timeout:g} s") from None

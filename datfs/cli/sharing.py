@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import click
 import trio
 from rich.console import Console
 
-from datfs.cli.options import TargetType, drive_options, make_options, notice
+from datfs.cli.options import TargetType, drive_options, json_option, make_options, notice
+from datfs.cli.output import print_json
 from datfs.client import OpenDrive, open_drive
 from datfs.errors import BadLink
 from datfs.link import Link
@@ -32,7 +33,7 @@ STATUS_INTERVAL = 1.0
     metavar="HOST:PORT",
     help=f"Where to listen; port 0 is a free one. Default: port {DEFAULT_PORT} everywhere, else a free one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Facts as JSON objects, one a line.")
+@json_option
 @drive_options
 def share(link: Link | Path, listen: str | None, as_json: bool, version: int | None, **rest: Any) -> None:
     """Serve a drive on this machine to others until stopped.
@@ -50,22 +51,28 @@ def share(link: Link | Path, listen: str | None, as_json: bool, version: int | N
         async with open_drive(link, options, notice=notice) as opened:
             where = [show_address(one.socket.getsockname()[:2]) for one in listeners]
             if as_json:
-                print(json.dumps({"link": f"dat://{opened.drive.key.hex()}", "listening": where}), flush=True)
+                print_json({"link": f"dat://{opened.drive.key.hex()}", "listening": where})
             else:
-                print(f"dat://{opened.drive.key.hex()}\nlistening on {', '.join(where)}", flush=True)
+                print(f"dat://{opened.drive.key.hex()}\nlistening on {', '.join(where)}")
+            sys.stdout.flush()
             await _until_stopped(opened)
 
     trio.run(run)
 
 
 async def _listen(text: str | None) -> list[trio.SocketListener]:
-    if text is not None:
-        host, port = _listen_address(text)
-        return await trio.open_tcp_listeners(port, host=host)
+    if text is None:
+        try:
+            return await trio.open_tcp_listeners(DEFAULT_PORT)
+        except OSError:
+            return await trio.open_tcp_listeners(0)
+    host, port = _listen_address(text)
     try:
-        return await trio.open_tcp_listeners(DEFAULT_PORT)
-    except OSError:
-        return await trio.open_tcp_listeners(0)
+        return await trio.open_tcp_listeners(port, host=host)
+    except socket.gaierror as error:
+        raise BadLink(f"{text!r} is no address to listen on: {error.strerror}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {text}: {error.strerror}; port 0 takes a free one") from None
 
 
 def _listen_address(text: str) -> Address:

@@ -72,13 +72,15 @@ class Served:
 
     def _abort(self) -> None:
         self.process.kill()
-        if self.device is not None and mountpoints.is_mounted(self.device):
+        if self.device is not None and self.mounted:
             with FuseConnection(self.device) as connection:
                 connection.abort()
 
     @property
     def mounted(self) -> bool:
-        return self.device is not None and mountpoints.is_mounted(self.device)
+        # Both, since the number of a mount that has gone may be another's by now.
+        mount = mountpoints.mount_at(str(self.point))
+        return mount is not None and mount.device == self.device
 
     def command(self, line: str) -> None:
         """Makes the server do something, and waits until it did."""
@@ -147,14 +149,14 @@ def mounter(tmp_path: Path) -> Iterator[Mounter]:
         return served
 
     yield mount
-    problems = []
-    for served in reversed(started):
+    problems: list[Exception] = []
+    for served, log in reversed(list(zip(started, logs, strict=False))):
         try:
             served.clean_up()
-        except AssertionError as error:
+        except (AssertionError, subprocess.SubprocessError) as error:
             problems.append(error)
-    for log in logs:
-        log.close()
+        finally:
+            log.close()
     if problems:
         raise problems[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datfs import mountpoints
-from tests.fuse.conftest import Mounter, Served
+from tests.fuse.conftest import Mounter, Served, shell
 from tests.fuse.trees import MANY
 from tests.memory_tree import MTIME_NS
 
@@ -104,11 +104,19 @@ def test_every_change_is_refused(standard: Served) -> None:
     assert file.read_bytes() == b"first line\nsecond line with a needle\n"
 
 
-def test_there_are_no_extended_attributes(standard: Served) -> None:
-    """Listing gives none, or says that there cannot be any; asking for one fails."""
-    with pytest.raises(OSError) as caught:
-        os.getxattr(standard.point / "read me.txt", "user.dat.version")
-    assert caught.value.errno in (errno.EOPNOTSUPP, errno.ENODATA)
+def test_extended_attributes(standard: Served) -> None:
+    """What the tree tells of an entry; ENODATA for other names of users, EOPNOTSUPP for ACLs and labels."""
+    file = standard.point / "one byte"
+    assert os.getxattr(file, "user.test.size") == b"1"
+    assert os.listxattr(file) == ["user.test.size"]
+    for name, code in [
+        ("user.other", errno.ENODATA),
+        ("security.selinux", errno.EOPNOTSUPP),
+        ("system.posix_acl_access", errno.EOPNOTSUPP),
+    ]:
+        with pytest.raises(OSError) as caught:
+            os.getxattr(file, name)
+        assert caught.value.errno == code
 
 
 def test_ten_thousand_entries(mounter: Mounter) -> None:
@@ -123,6 +131,10 @@ def test_ten_thousand_entries(mounter: Mounter) -> None:
     assert took < 5
     assert sorted(os.listdir(folder)) == sorted(sizes)
     assert (folder / "file 09999.txt").read_bytes() == b"9999\n"
+    # ls also asks for labels and ACLs, and must be told at the first file that there are none.
+    began = time.monotonic()
+    assert shell("ls -l | wc -l", folder).stdout == b"%d\n" % (MANY + 1)
+    assert time.monotonic() - began < 5
 
 
 def test_owner_and_umask_can_be_chosen(mounter: Mounter) -> None:

@@ -2,6 +2,7 @@
 'use strict'
 // Downloads a drive with the reference implementation and says what it got, as JSON lines; the last one is "done".
 
+const fs = require('fs')
 const net = require('net')
 const path = require('path')
 const hyperdrive = require('hyperdrive')
@@ -10,18 +11,22 @@ const ram = require('random-access-memory')
 const c = require('./common')
 const link = require('./link')
 
-const usage = `clone.js --key HEX64 --port N [flags]
+const usage = `clone.js --key HEX64 (--port N | --listen) [flags]
   --host H           default 127.0.0.1
+  --listen           wait for the other side to connect ("listening" says where) instead of dialing it
   --store DIR        keep it there, sleep layout (default: in memory)
   --path P           only this file (repeatable), and only the chunks it needs
   --version N        the files of version N, not of the newest
+  --each             before that, a "checkout" for each version with all of its files
+  --out DIR          write what the version holds there, with modes and times
   --live N           first say each version as it comes ("version"), up to version N
   --no-files         read every file without a line and a hash for each
   --timeout SECONDS  give up (default 60)
 exit code 0 with "done"; 3 time is over; 4 the reference refused what it got; 5 the other side closed`
 
 const args = c.flags({
-  key: 'text', port: 'number', host: 'text', store: 'text', path: 'list', version: 'number', live: 'number', 'no-files': 'switch', timeout: 'number'
+  key: 'text', port: 'number', host: 'text', listen: 'switch', store: 'text', path: 'list', version: 'number', each: 'switch',
+  out: 'text', live: 'number', 'no-files': 'switch', timeout: 'number'
 }, usage)
 
 const started = Date.now()
@@ -33,7 +38,7 @@ function end (code, event, fields) {
 }
 
 async function main () {
-  if (!args.key || !args.port || args._.length) throw new Error(usage)
+  if (!args.key || !args.port === !args.listen || args._.length) throw new Error(usage)
   setTimeout(() => end(3, 'timeout'), 1000 * (args.timeout || 60)).unref()
 
   const sparse = args.path.length > 0
@@ -42,7 +47,7 @@ async function main () {
   drive.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
 
   const bytes = { in: 0, out: 0 }
-  const socket = net.connect(args.port, args.host || '127.0.0.1')
+  const socket = await connection()
   const protocol = drive.replicate({ live: true, upload: false, download: true })
   protocol.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
   socket.setNoDelay(true)
@@ -56,6 +61,12 @@ async function main () {
     if (drive.version !== seen) c.say('version', { version: seen = drive.version })
     if (seen >= args.live) break
   }
+  for (let v = 0; args.each && v <= drive.version; v++) {
+    const old = drive.checkout(v)
+    const files = {}
+    for (const entry of await c.listing(old)) if (!entry.directory) files[entry.path] = (await c.readHashed(old, entry.path)).sha256
+    c.say('checkout', { version: v, files })
+  }
   const at = args.version === undefined ? drive : drive.checkout(args.version)
   const wanted = sparse ? args.path : (await c.listing(at)).filter(e => !e.directory).map(e => e.path)
   let size = 0
@@ -68,6 +79,7 @@ async function main () {
     size += file.size
     c.say('file', file)
   }
+  if (args.out) await extract(at, args.out)
   const fields = {
     version: at.version,
     files: wanted.length,
@@ -87,6 +99,33 @@ async function main () {
 }
 
 const call = c.call
+
+function connection () {
+  const host = args.host || '127.0.0.1'
+  if (!args.listen) return net.connect(args.port, host)
+  return new Promise(resolve => {
+    const server = net.createServer(socket => resolve(socket)).listen(0, host, () => {
+      c.say('listening', { host, port: server.address().port, key: args.key })
+    })
+  })
+}
+
+// What a program would write to see the version as a folder. Types other than file and directory as the bytes they have.
+async function extract (drive, out) {
+  fs.mkdirSync(out, { recursive: true })
+  for (const entry of await c.listing(drive)) {
+    const at = path.join(out, entry.path)
+    if (entry.directory) {
+      fs.mkdirSync(at, { recursive: true, mode: entry.stat.mode & 0o777 })
+      continue
+    }
+    fs.mkdirSync(path.dirname(at), { recursive: true })
+    fs.writeFileSync(at, await call(drive, 'readFile', entry.path))
+    fs.chmodSync(at, entry.stat.mode & 0o777)
+    const seconds = (entry.stat.mtime.getTime() + 0.5) / 1000 // utimes cuts: the thousandths would come out one too low
+    fs.utimesSync(at, seconds, seconds)
+  }
+}
 
 function discard (drive, name) {
   return new Promise((resolve, reject) => {

@@ -14,6 +14,8 @@ const RandomAccess = require('random-access-storage')
 const FILL_PIECE = 1 << 20 // bytes of one hash state, so that a large file needs no large state
 const BATCH = 256 // chunks that get one signature round, for files of more than that
 
+const PAUSE = new Int32Array(new SharedArrayBuffer(4)) // for waits of a few milliseconds
+
 // checkouts of one drive all listen to the same register
 require('events').EventEmitter.defaultMaxListeners = 0
 
@@ -36,7 +38,15 @@ exports.readHashed = readHashed
 
 // One JSON object a line on stdout, written before this returns: a kill right after loses nothing.
 function say (event, fields) {
-  fs.writeSync(1, JSON.stringify(Object.assign({ event }, fields)) + '\n')
+  let left = Buffer.from(JSON.stringify(Object.assign({ event }, fields)) + '\n')
+  while (left.length) {
+    try {
+      left = left.slice(fs.writeSync(1, left))
+    } catch (err) {
+      if (err.code !== 'EAGAIN') throw err
+      Atomics.wait(PAUSE, 0, 0, 1) // the pipe is full and whoever reads it needs a moment
+    }
+  }
 }
 
 function fail (err) {

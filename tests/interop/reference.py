@@ -59,9 +59,7 @@ def default_runtime() -> Runtime:
     if node is None:
         raise ReferenceFailure("no 'node' on PATH: run the tests with ./dev test, which installs it")
     if not (HERE / "node_modules" / "hyperdrive").is_dir():
-        raise ReferenceFailure(
-            "tests/interop/node_modules is missing: run the tests with ./dev test, which fills it"
-        )
+        raise ReferenceFailure("tests/interop/node_modules is missing: run the tests with ./dev test, which fills it")
     return Runtime(node)
 
 
@@ -199,6 +197,8 @@ class Request:
     hash_only: bool
     nodes: int
     answered: bool
+    at: float
+    """Seconds, of the peer's clock."""
 
 
 class ReferencePeer:
@@ -280,6 +280,7 @@ class ReferencePeer:
                 hash_only=event["hash"],
                 nodes=event["nodes"],
                 answered=event["answered"],
+                at=event["at"] / 1000,
             )
             for event in self.events("request")
             if register in (None, event["register"])
@@ -332,9 +333,15 @@ def serve(path: Path, *flags: str, runtime: Runtime | None = None) -> Iterator[R
 
     Raises :class:`ReferenceFailure` if the peer does not start.
     """
+    with _running("serve.js", str(path), *flags, runtime=runtime) as peer:
+        yield peer
+
+
+@contextmanager
+def _running(script: str, *arguments: str, runtime: Runtime | None = None) -> Iterator[ReferencePeer]:
     runtime = runtime or default_runtime()
     process = subprocess.Popen(
-        [runtime.node, str(HERE / "serve.js"), str(path), *flags],
+        [runtime.node, str(HERE / script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -372,6 +379,8 @@ class Clone:
     """path to SHA-256"""
     versions: tuple[int, ...]
     """the versions seen, with ``live``"""
+    checkouts: Mapping[int, Mapping[str, str]]
+    """version to its files, with ``each``"""
     last: Event = field(repr=False)
     """the last event: seconds, bytes, wireIn, contentChunks, ..."""
 
@@ -384,13 +393,16 @@ def clone(
     store: Path | None = None,
     paths: Sequence[str] = (),
     version: int | None = None,
+    each: bool = False,
+    out: Path | None = None,
     live: int | None = None,
     timeout: float = 60.0,
 ) -> Clone:
     """Downloads the drive ``key`` with the reference from ``host:port``, in at most ``timeout`` seconds.
 
-    ``store``: keep it in that folder, sleep layout. ``paths``: only these files. ``live``: wait for that
-    version. Never raises for what the other side does: see :attr:`Clone.outcome`.
+    ``store``: keep it in that folder, sleep layout. ``paths``: only these files. ``each``: all versions too.
+    ``out``: write what the version holds there, as files. ``live``: wait for that version. Never raises for
+    what the other side does: see :attr:`Clone.outcome`.
     """
     arguments = ["--key", key, "--host", host, "--port", str(port), "--timeout", str(timeout)]
     if store is not None:
@@ -399,18 +411,40 @@ def clone(
         arguments += ["--path", path]
     if version is not None:
         arguments += ["--version", str(version)]
+    if each:
+        arguments.append("--each")
+    if out is not None:
+        arguments += ["--out", str(out)]
     if live is not None:
         arguments += ["--live", str(live)]
     ended = run_script("clone.js", *arguments, timeout=timeout + 10)
     events: list[Event] = [json.loads(line) for line in ended.stdout.splitlines()]
     if not events or events[-1]["event"] not in ("done", "timeout", "refused", "closed"):
         raise ReferenceFailure(f"clone.js broke:\n{ended.stdout}{ended.stderr}")
+    return _clone_of(events)
+
+
+@contextmanager
+def listening_clone(key: str, *, timeout: float = 30.0) -> Iterator[ReferencePeer]:
+    """A ``clone.js`` that waits for the other side to connect; :func:`finished` waits for what it got."""
+    with _running("clone.js", "--listen", "--key", key, "--timeout", str(timeout)) as peer:
+        yield peer
+
+
+def finished(peer: ReferencePeer, *, timeout: float = 30.0) -> Clone:
+    """What a :func:`listening_clone` got, waiting for its end. Raises ReferenceFailure if it is not done."""
+    peer.wait_for("done", timeout=timeout)
+    return _clone_of(peer.events())
+
+
+def _clone_of(events: Sequence[Event]) -> Clone:
     last = events[-1]
     return Clone(
         outcome=last["event"],
         message=last.get("message", ""),
         files={event["path"]: event["sha256"] for event in events if event["event"] == "file"},
         versions=tuple(event["version"] for event in events if event["event"] == "version"),
+        checkouts={event["version"]: event["files"] for event in events if event["event"] == "checkout"},
         last=last,
     )
 

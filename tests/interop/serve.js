@@ -79,7 +79,7 @@ function interfere (drive) {
       if (!stalled && !message.hash) answered[register]++
       if (!args.quiet) {
         const { index, bytes, hash, nodes } = message
-        c.say('request', { connection: channel.stream.connection, register, index, bytes, hash, nodes, answered: !stalled })
+        c.say('request', { connection: channel.stream.connection, register, index, bytes, hash, nodes, answered: !stalled, at: Date.now() })
       }
       return !stalled
     },

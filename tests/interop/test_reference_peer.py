@@ -82,9 +82,7 @@ def test_many_files_are_as_if_put_one_by_one(tmp_path: Path) -> None:
 
 def test_large_file_is_read_back(tmp_path: Path) -> None:
     """A file of more chunks than one signature round has the bytes that ``fill`` promises."""
-    drive = make_drive(
-        tmp_path / "drive", [{"op": "put", "path": "/f", "size": 3_000_001, "fill": "x", "chunk": 4096}]
-    )
+    drive = make_drive(tmp_path / "drive", [{"op": "put", "path": "/f", "size": 3_000_001, "fill": "x", "chunk": 4096}])
     assert drive.content_length == 733
     assert drive.files["/f"].sha256 == hashlib.sha256(fill("x", 3_000_001)).hexdigest()
     assert open_store(drive.path).content is not None
@@ -193,9 +191,7 @@ def test_hanging_up_closes_the_connection(made: MadeDrive) -> None:
     """``hang_up`` ends the clients and not the peer."""
     with serve(made.path, "--only-chunks", "none") as peer:
         outcome: list[str] = []
-        client = threading.Thread(
-            target=lambda: outcome.append(clone(made.key, peer.port, timeout=20).outcome)
-        )
+        client = threading.Thread(target=lambda: outcome.append(clone(made.key, peer.port, timeout=20).outcome))
         client.start()
         peer.wait_for("handshake")
         peer.hang_up()

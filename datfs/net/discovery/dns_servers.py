@@ -1,0 +1,362 @@
+"""Peers from a discovery server, by the unicast DNS protocol of Dat (spec discovery.md, section 5).
+
+One :class:`DnsServer` asks one server; for several make several, so that one that is away does not hold up the others.
+:class:`Exchange` is what is said with a server about one drive::
+
+    RESTING ──BEGIN──► PROBING ──TOKEN──► ASKING ──ANSWER──► RESTING
+       │                  │                │ ▲ └──RENEWED──► ASKING
+       │                  └────EXPIRED───┐ │ │
+       │                                 ▼ ▼ │
+       │                                SILENT ──BEGIN──► PROBING
+       │                                     │
+       ├──BEGIN_WITH_TOKEN (also SILENT)─────┘
+       │
+       └──LEAVE (also PROBING, ASKING)──► LEAVING ──ANSWER, EXPIRED──► GONE
+
+Anything else changes nothing: a late answer, a copy, an answer to nobody's question.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import trio
+
+from datfs.errors import BadLink, FormatError
+from datfs.net.discovery import packets
+from datfs.net.discovery.addresses import Fresh
+from datfs.net.discovery.packets import Packet, Txt
+from datfs.net.transport import Address
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SERVERS = ("discovery1.datprotocol.com", "discovery2.datprotocol.com")  # section 2
+DEFAULT_PORTS = (5300, 53)
+ROUND = (60.0, 70.0)  # seconds between rounds (section 2): announcements are not kept alive by the server
+TOKEN_LIFE = 300.0  # section 5: valid for 5 to 10 minutes
+RESEND_AFTER = (0.5, 1.0, 2.0, 4.0)  # section 5: 7.5 s in all
+TOKEN_MOST = 200  # characters; it has 44, and goes back in a string of at most 255 bytes
+RESOLVE_TIMEOUT = 5.0
+LEAVE_TIMEOUT = 1.0  # how long the end of a search may wait for the server to confirm that we left
+
+
+class State(enum.Enum):
+    """Where an exchange is."""
+
+    RESTING = "resting"
+    PROBING = "probing"
+    ASKING = "asking"
+    SILENT = "silent"
+    LEAVING = "leaving"
+    GONE = "gone"
+
+
+class Event(enum.Enum):
+    """What happens to an exchange."""
+
+    BEGIN = "begin"
+    BEGIN_WITH_TOKEN = "begin with token"
+    TOKEN = "token"
+    ANSWER = "answer"
+    RENEWED = "renewed"
+    EXPIRED = "expired"
+    LEAVE = "leave"
+
+
+TRANSITIONS = {
+    (State.RESTING, Event.BEGIN): State.PROBING,
+    (State.RESTING, Event.BEGIN_WITH_TOKEN): State.ASKING,
+    (State.SILENT, Event.BEGIN): State.PROBING,
+    (State.SILENT, Event.BEGIN_WITH_TOKEN): State.ASKING,
+    (State.PROBING, Event.TOKEN): State.ASKING,
+    (State.PROBING, Event.EXPIRED): State.SILENT,
+    (State.ASKING, Event.ANSWER): State.RESTING,
+    (State.ASKING, Event.RENEWED): State.ASKING,
+    (State.ASKING, Event.EXPIRED): State.SILENT,
+    (State.RESTING, Event.LEAVE): State.LEAVING,
+    (State.PROBING, Event.LEAVE): State.LEAVING,
+    (State.ASKING, Event.LEAVE): State.LEAVING,
+    (State.LEAVING, Event.ANSWER): State.GONE,
+    (State.LEAVING, Event.EXPIRED): State.GONE,
+}
+
+
+class Exchange:
+    """What is said with one server about one drive: packets and time in, packets and addresses out. No socket, no clock.
+
+    ``announce_port``: where we serve the drive, None to look only. ``rng``: for the numbers of questions.
+    """
+
+    def __init__(self, discovery_key: bytes, announce_port: int | None, rng: random.Random) -> None:
+        self.id = packets.short_id(discovery_key)
+        self.state = State.RESTING
+        self.announced = False
+        """The server was told of us, and not yet that we left."""
+        self._announce_port = announce_port
+        self._rng = rng
+        self._token: str | None = None
+        self._token_at = 0.0
+        self._question: bytes = b""
+        self._number = 0
+        self._resend_at: list[float] = []
+        self._to_send: list[bytes] = []
+        self._renewed = False
+
+    def data_to_send(self) -> list[bytes]:
+        """The packets to send to the server now."""
+        packets_to_send, self._to_send = self._to_send, []
+        return packets_to_send
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`tick` is to be called, if nothing comes before."""
+        return self._resend_at[0] if self._resend_at else None
+
+    def begin(self, now: float) -> None:
+        """A new round: announces, or looks only; first fetches a token if there is none that the server still takes."""
+        fresh = self._token is not None and now - self._token_at < TOKEN_LIFE
+        self._renewed = False
+        self._happened(Event.BEGIN_WITH_TOKEN if fresh else Event.BEGIN, now)
+
+    def leave(self, now: float) -> None:
+        """Takes the announcement back, if there is one."""
+        if self.announced and self._token is not None:
+            self._happened(Event.LEAVE, now)
+
+    def forget_token(self) -> None:
+        """The next round begins with a probe: the server is another one now."""
+        self._token = None
+
+    def tick(self, now: float) -> None:
+        """Time has passed: sends the question again, or gives it up."""
+        if not self._resend_at or now < self._resend_at[0]:
+            return
+        self._resend_at.pop(0)
+        if self._resend_at:
+            self._to_send.append(self._question)
+        else:
+            self._happened(Event.EXPIRED, now)
+
+    def receive(self, data: bytes, source: Address, now: float) -> list[Address]:
+        """The addresses in a packet that came from the server; garbage gives none."""
+        try:
+            packet = packets.parse(data)
+        except FormatError as error:
+            log.debug("from %s: %s", source[0], error)
+            return []
+        if not packet.response:
+            # A push: somebody announced the drive. Without our empty answer it is sent again.
+            self._to_send.append(packets.encode(packet.number, packets.RESPONSE_SERVER))
+        elif packet.number != self._number or not self._resend_at:
+            return []
+        else:
+            self._answered(packet, now)
+        return packet.peers(self.id, source)
+
+    def _answered(self, packet: Packet, now: float) -> None:
+        tokens = [one.values.get("token") for one in packet.records if isinstance(one, Txt)]
+        token = next((one for one in tokens if one is not None and len(one) <= TOKEN_MOST), None)
+        if self.state is State.PROBING and token is None:
+            return
+        refused = self.state is State.ASKING and token not in (None, self._token)
+        if token is not None:
+            self._token, self._token_at = token, now
+        if self.state is State.PROBING:
+            self._happened(Event.TOKEN, now)
+        elif refused and not self._renewed:
+            # The server has another secret by now: what we said under the old token may not have counted.
+            self._renewed = True
+            self._happened(Event.RENEWED, now)
+        else:
+            self._happened(Event.ANSWER, now)
+
+    def _happened(self, event: Event, now: float) -> None:
+        self.state = TRANSITIONS.get((self.state, event), self.state)
+        self._resend_at = []
+        if self.state is State.PROBING:
+            self._ask(now, "", None)
+        elif self.state is State.ASKING:
+            values = {"subscribe": "true", "token": self._token or ""}
+            if self._announce_port is not None:
+                values["announce"] = str(self._announce_port)
+                self.announced = True
+            self._ask(now, self.id, Txt(self.id, values))
+        elif self.state is State.LEAVING:
+            self.announced = False
+            self._ask(now, self.id, Txt(self.id, {"token": self._token or "", "unannounce": str(self._announce_port)}))
+
+    def _ask(self, now: float, id: str, said: Txt | None) -> None:
+        self._number = self._rng.randrange(1, 0x10000)
+        additionals = [] if said is None else [said]
+        self._question = packets.encode(self._number, packets.QUERY_SERVER, questions=[id], additionals=additionals)
+        self._to_send.append(self._question)
+        for delay in RESEND_AFTER:
+            now += delay
+            self._resend_at.append(now)
+
+
+class Datagrams(Protocol):
+    """What is needed of a UDP socket."""
+
+    async def sendto(self, data: bytes, address: Address, /) -> int:
+        """Sends one packet. Raises OSError."""
+        ...
+
+    async def recvfrom(self, size: int, /) -> tuple[bytes, Address]:
+        """The next packet, and who sent it. Raises OSError."""
+        ...
+
+
+def parse_server(text: str) -> tuple[str, tuple[int, ...]]:
+    """``HOST``, ``HOST:PORT`` or ``HOST:PORT,PORT``: the host and its ports in the order to try. Raises BadLink."""
+    host, colon, rest = text.partition(":")
+    ports = rest.split(",") if colon else []
+    if not host or not all(port.isdecimal() and 0 < int(port) < 65536 for port in ports):
+        raise BadLink(f"{text!r} is not a discovery server: expected HOST, or HOST:PORT with a port from 1 to 65535")
+    return host, tuple(map(int, ports)) or DEFAULT_PORTS
+
+
+class DnsServer:
+    """Asks one discovery server, and is found through it if ``announce_port`` is given.
+
+    ``host``: name or IPv4 address. ``ports``: tried in this order. ``problem`` says why the server is of no use at the
+    moment; it is None while all is well.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        ports: Sequence[int] = DEFAULT_PORTS,
+        announce_port: int | None = None,
+        *,
+        rng: random.Random | None = None,
+        new_socket: Callable[[], AbstractContextManager[Datagrams]] | None = None,
+    ) -> None:
+        self.name = f"dns {host}"
+        self.announce_port = announce_port
+        self.problem: str | None = None
+        self._host = host
+        self._ports = list(ports)
+        self._rng = rng or random.SystemRandom()
+        self._new_socket = new_socket or _udp_socket
+
+    async def find(self, discovery_key: bytes) -> AsyncIterator[Address]:
+        """Addresses as the server tells them, each once in a round; never ends. Announces for as long as it runs.
+
+        At its end, that is when the iterator is closed or cancelled, the announcement is taken back (1 s at most).
+        """
+        with self._new_socket() as sock:
+            search = _Search(Exchange(discovery_key, self.announce_port, self._rng), sock)
+            try:
+                while True:
+                    if search.server is None or self.problem is not None:
+                        search.server = await self._resolve()
+                    search.begin_round(self._rng.uniform(*ROUND), others=len(self._ports) - 1)
+                    while trio.current_time() < search.next_round:
+                        for address in await search.heard():
+                            yield address
+                        self._judge(search)
+            finally:
+                await search.leave()
+
+    async def _resolve(self) -> Address:
+        """The server's address; asked for again and again while there is none."""
+        while True:
+            error: Exception | None = None
+            try:
+                with trio.move_on_after(RESOLVE_TIMEOUT):
+                    infos = await trio.socket.getaddrinfo(self._host, 0, socket.AF_INET, socket.SOCK_DGRAM)
+                    return str(infos[0][4][0]), self._ports[0]
+            except (OSError, UnicodeError) as failed:
+                error = failed
+            why = "no answer" if error is None else getattr(error, "strerror", None) or str(error)
+            self._report(f"the address of {self._host} cannot be found: {why}")
+            await trio.sleep(self._rng.uniform(*ROUND))
+
+    def _judge(self, search: _Search) -> None:
+        """After each packet: notes whether the server answers; the next port is tried at once if it does not."""
+        state = search.exchange.state
+        if state is State.RESTING:
+            self._report(None)
+        elif state is State.SILENT and search.ports_left:
+            self._ports.append(self._ports.pop(0))
+            search.turn_to(self._ports[0])
+        elif state is State.SILENT:
+            self._report(f"the discovery server {self._host} does not answer")
+
+    def _report(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            log.info("%s", problem)
+        self.problem = problem
+
+
+class _Search:
+    """An exchange on its way: the socket, the server's address, the time of the next round."""
+
+    def __init__(self, exchange: Exchange, sock: Datagrams) -> None:
+        self.exchange = exchange
+        self.socket = sock
+        self.server: Address | None = None
+        self.next_round = 0.0
+        self.ports_left = 0
+        self._fresh = Fresh()
+
+    def begin_round(self, seconds: float, others: int) -> None:
+        """For so many seconds, with so many other ports to turn to."""
+        now = trio.current_time()
+        self.next_round = now + seconds
+        self.ports_left = others
+        self._fresh.new_round()
+        self.exchange.begin(now)
+
+    def turn_to(self, port: int) -> None:
+        """Begins again on another port of the server."""
+        assert self.server is not None
+        self.ports_left -= 1
+        self.server = (self.server[0], port)
+        self.exchange.forget_token()
+        self.exchange.begin(trio.current_time())
+
+    async def heard(self) -> list[Address]:
+        """Sends what there is to send, then waits for one packet or the next deadline."""
+        await self._send()
+        deadline = self.exchange.next_deadline()
+        found: list[Address] = []
+        with trio.move_on_at(self.next_round if deadline is None else min(deadline, self.next_round)):
+            try:
+                data, source = await self.socket.recvfrom(packets.PACKET_MOST)
+            except OSError as error:  # an ICMP message about what we sent; the deadline deals with silence
+                log.debug("discovery server: %s", error.strerror)
+                await trio.lowlevel.checkpoint()
+                return []
+            if self.server is not None and source[0] == self.server[0]:
+                found = self._fresh.take(self.exchange.receive(data, source, trio.current_time()), source[0])
+                await self._send(source)
+        self.exchange.tick(trio.current_time())
+        return found
+
+    async def leave(self) -> None:
+        """Takes the announcement back, and waits a little until the server has heard it."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_TIMEOUT):
+            self.exchange.leave(trio.current_time())
+            self.next_round = trio.current_time() + LEAVE_TIMEOUT
+            while self.exchange.state is State.LEAVING:
+                await self.heard()
+
+    async def _send(self, to: Address | None = None) -> None:
+        for data in self.exchange.data_to_send():
+            target = to or self.server
+            assert target is not None
+            try:
+                await self.socket.sendto(data, target)
+            except OSError as error:  # no network at the moment; it is sent again
+                log.debug("discovery server: %s", error.strerror)
+
+
+def _udp_socket() -> trio.socket.SocketType:
+    return trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
