@@ -23,7 +23,7 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
-from datfs.store import Store, cache_store, cache_view, default_cache_dir, folder_store, memory_store
+from datfs.store import Store, cache_store, cache_view, closed_with, default_cache_dir, folder_store, memory_store
 from datfs.working_files import working_content
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def target_of(text: str) -> Link | Path:
     """A LINK argument: a dat link, a key, or a folder that holds a drive. Raises BadLink."""
     if text.startswith(("dat:", "//")):
         return parse_link(text)
-    if Path(text).exists():
+    if text and Path(text).exists():
         return Path(text)
     try:
         return parse_link(text)
@@ -177,6 +177,7 @@ def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice
         key: bytes | None = place.key
     else:
         store, key = folder_store(place), None
+    store = closed_with(store, stack)
     metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
     stack.callback(metadata.close)
     swarm = _swarm_for(store, options)

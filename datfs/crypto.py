@@ -56,7 +56,7 @@ def leaf_hash(value: Buffer) -> bytes:
         hasher = hashlib.blake2b(b"\0" + size.to_bytes(8, "big"), digest_size=HASH_BYTES)
         hasher.update(value)
         return hasher.digest()
-    if isinstance(value, memoryview) and (value.readonly or not value.c_contiguous):
+    if isinstance(value, memoryview) and value.readonly:
         value = bytes(value)  # ctypes gives no address of such; the copy costs less than the slower hash
     address = value if isinstance(value, bytes) else (ctypes.c_char * size).from_buffer(value)
     # A state for each call costs one of a hundred parts, and needs no promise that all hashing is in one thread.

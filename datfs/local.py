@@ -15,7 +15,7 @@ from datfs.link import Link
 from datfs.metadata import decode_header
 from datfs.register import Register
 from datfs.storage import directory_storage
-from datfs.store import Store, cache_folder, cache_store, cache_view, folder_store
+from datfs.store import Store, cache_folder, cache_store, cache_view, closed_with, folder_store
 from datfs.working_files import WorkingFiles, working_content
 
 
@@ -56,7 +56,7 @@ def open_local(place: Link | Path, cache_dir: Path, *, own: bool = False, write:
             _open_drive(store, drive, stack, place.key)
         elif (place / "key").exists():
             drive = LocalDrive(place, False, True)
-            store = Store(directory_storage(place, read_only=True), "", "", True, folder=place)
+            store = closed_with(Store(directory_storage(place, read_only=True), "", "", True, folder=place), stack)
             _try_open(drive, stack, "register", lambda: _plain(store, ""))
         else:
             store = folder_store(place)
@@ -66,6 +66,7 @@ def open_local(place: Link | Path, cache_dir: Path, *, own: bool = False, write:
 
 
 def _open_drive(store: Store, drive: LocalDrive, stack: ExitStack, key: bytes | None) -> None:
+    store = closed_with(store, stack)
     metadata = _try_open(drive, stack, "metadata", lambda: _plain(store, store.metadata_prefix, key))
     content_key = None
     if not store.open_storage(store.content_prefix + "key").size():

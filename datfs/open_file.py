@@ -158,8 +158,13 @@ class OpenFile:
     # -- read-ahead and the present extent
 
     def _plan_read_ahead(self, offset: int, end: int) -> None:
-        """Grows with the distance read in a row, is dropped by a seek; nothing for the first, isolated read."""
-        if abs(offset - self._next) <= SEQUENTIAL_TOLERANCE and (self._run or offset == self._next):
+        """Grows with the distance read in a row, is dropped by a seek; nothing for the first, isolated read.
+
+        Reads inside of the extent were answered without coming here: a reader may be anywhere up to its end.
+        """
+        reached = max(self._next, self._hi)
+        in_row = self._next - SEQUENTIAL_TOLERANCE <= offset <= reached + SEQUENTIAL_TOLERANCE
+        if in_row and (self._run or offset in (self._next, reached)):
             self._run += max(0, end - self._next)
             self._next = max(self._next, end)
         else:

@@ -172,7 +172,7 @@ def _drop_chunks(tree: NodeFile, bits: BitfieldFile, data: RandomAccess, length:
     size = data.size()
     if last is not None and _end(tree, bits, last) > size:
         held = bits.data.every(0, 1, length)
-        there = [index for index in held.search(bitarray([1]))]
+        there = list(held.search(bitarray([1])))
         fits = bisect.bisect_right(there, size, key=lambda index: _end(tree, bits, index))
         bits.set_data_range(there[fits], last + 1, False)
         dropped += len(there) - fits

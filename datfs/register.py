@@ -9,13 +9,14 @@ data (``docs/storage.md``).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from datfs import flat, proof, recovery
 from datfs.bitfield import Bitfield
 from datfs.crypto import (
+    SEED_BYTES,
     Buffer,
     KeyPair,
     TreeNode,
@@ -34,6 +35,7 @@ from datfs.storage import OpenStorage, RandomAccess
 from datfs.verification import check
 
 SECRET_KEY_BYTES = 64
+AUDIT_READ = 1 << 18
 APPEND_JOIN = 1 << 20  # chunks of a batch are joined into writes of about this many bytes
 
 
@@ -204,8 +206,8 @@ class Register:
             register.length = recovery.settle(public, tree, signatures, bits, files[3])
             register._newest_roots = None
             register.byte_length = sum(node.size for node in register.roots())
-            for file in (bits, tree, signatures):
-                file.begin()
+            for part in (bits, tree, signatures):
+                part.begin()
             stack.pop_all()
         return register
 
@@ -288,7 +290,8 @@ class Register:
         value = self._data.read(offset, size)
         if len(value) != size:
             raise CorruptStorage(
-                f"{self._data.name}: chunk {index} should have {size} bytes at byte {offset}, only {len(value)} are there",
+                f"{self._data.name}: chunk {index} should have {size} bytes at byte {offset},"
+                f" only {len(value)} are there",
                 self._data.name,
                 offset,
             )
@@ -566,15 +569,67 @@ class Register:
 
     def _audit_run(self, first: int, stop: int, report: AuditReport, progress: Callable[[int], None] | None) -> None:
         """Hashes the held chunks ``first .. stop-1``, which lie one behind the other; small ones are read together."""
-        index, offset = first, self.byte_offset(first)
-        while index < stop:
-            leaves: list[TreeNode | None] = []
-            size = 0
-            while index + len(leaves) < stop and size < AUDIT_READ:
-                leaf = self.node(2 * (index + len(leaves)))
-                leaves.append(leaf)
-                size += leaf.size if leaf is not None else 0
-        ...
+        place, end = self._known_offset(first), self._known_offset(stop)
+        block, block_at = b"", 0
+        for index in range(first, stop):
+            leaf = self.node(2 * index)
+            if place is None:
+                place = self._known_offset(index)
+            if leaf is None or place is None:  # what is wrong with the tree is reported as such
+                place = None
+                continue
+            offset, place = place, place + leaf.size
+            if place > block_at + len(block):
+                ahead = AUDIT_READ if end is None else min(AUDIT_READ, end - offset)
+                block, block_at = self._data.read(offset, max(leaf.size, ahead)), offset
+            value = block if len(block) == leaf.size else block[offset - block_at : place - block_at]
+            report.chunks += 1
+            report.bytes += leaf.size
+            if len(value) != leaf.size or leaf_hash(value) != leaf.hash:
+                report.bad_chunks.append(BadChunk(index, offset, leaf.size))
+            if progress is not None:
+                progress(leaf.size)
+
+    def _known_offset(self, index: int) -> int | None:
+        try:
+            return self.byte_offset(index)
+        except (ChunkMissing, CorruptStorage):
+            return None
+
+    def _node_follows(self, number: int) -> bool:
+        node = self._tree.get(number)
+        if node is None or not number & 1:
+            return node is not None
+        left, right = self.node(flat.left_child(number)), self.node(flat.right_child(number))
+        return left is None or right is None or parent_node(left, right) == node
+
+
+def _settle_key(open_storage: OpenStorage, key: bytes | None, read_only: bool, prefix: str) -> bytes:
+    """The public key, stored if it is not yet. Raises BadStore if there is none, or another one."""
+    with closing(open_storage(prefix + "key")) as file:
+        stored = file.read(0, KEY_BYTES + 1)
+        if not stored and key is None:
+            raise BadStore(f"{file.name}: there is no register here")
+        # Cut off, or zeros: a crash while it was written, if it is known what was to be written.
+        short = len(stored) < KEY_BYTES or not any(stored)
+        if key is not None and short and key.startswith(stored.rstrip(b"\0")):
+            if not read_only:
+                file.write(0, key)
+                file.sync()
+            return key
+        found = _read_key(file, KEY_BYTES)
+        assert found is not None
+        if key is not None and found != key:
+            raise BadStore(f"{file.name}: another register is stored here (offset 0: {found.hex()}, not {key.hex()})")
+        return found
+
+
+def _check_secret(public: bytes, secret_key: bytes | None, name: str) -> None:
+    if secret_key is None:
+        return
+    if len(secret_key) != SECRET_KEY_BYTES or key_pair(secret_key[:SEED_BYTES]) != (public, secret_key):
+        raise BadStore(f"{name}: the secret key (offset 0) does not belong to the register {public.hex()}")
+
 
 def _read_key(file: RandomAccess, size: int) -> bytes | None:
     """A key file's bytes; None if it does not exist or is empty. Raises BadStore for another length, OSError."""
@@ -583,5 +638,5 @@ def _read_key(file: RandomAccess, size: int) -> bytes | None:
         return None
     if len(data) != size:
         found = f"{file.size()} bytes" if file.size() <= 1 << 20 else "far too many bytes"
-        raise BadStore(f"{os.fspath(file.name)}: a key of {size} bytes should be here, not {found}")
+        raise BadStore(f"{file.name}: a key of {size} bytes should be here (offset 0), not {found}")
     return data

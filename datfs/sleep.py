@@ -7,14 +7,14 @@ the register decides what reaches the disk in which order (``docs/storage.md``).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 from datfs.bitfield import Bitfield
 from datfs.crypto import SIGNATURE_BYTES, TreeNode
 from datfs.errors import BadStore
-from datfs.storage import Buffer, RandomAccess
+from datfs.storage import Buffer, RandomAccess, Syncer
 
 MAGIC = b"\x05\x02\x57"
 HEADER_BYTES = 32
@@ -94,7 +94,7 @@ class SleepFile:
         self.file = file
         self.header = expected
         self._read_only = read_only
-        self._unsynced = False
+        self._syncer = Syncer(file)
         head = file.read(0, HEADER_BYTES)
         unfinished = len(head) < HEADER_BYTES or not any(head)
         self.fresh = unfinished and expected.encode().startswith(head.rstrip(b"\0")) and file.size() <= HEADER_BYTES
@@ -104,23 +104,22 @@ class SleepFile:
             self.header = found
 
     def begin(self) -> None:
-        """Writes the header of a fresh file, unless read-only. Raises OSError."""
+        """Writes the header of a fresh file, unless read-only, and makes it durable. Raises OSError.
+
+        Durable before anything else: a file without a header that has contents is damage then, never a crash, and a
+        writer is not led to begin anew over what it signed already.
+        """
         if self.fresh and not self._read_only:
             self._write(0, self.header.encode())
+            self.sync()
 
     def _write(self, offset: int, data: Buffer) -> None:
         self.file.write(offset, data)
-        self._unsynced = True  # only now: a sync in another thread may run meanwhile
+        self._syncer.written()
 
     def sync(self) -> None:
         """Makes durable what was written. May be called from another thread. Raises OSError."""
-        if self._unsynced:
-            self._unsynced = False
-            try:
-                self.file.sync()
-            except OSError:
-                self._unsynced = True
-                raise
+        self._syncer.sync()
 
     @property
     def entries(self) -> int:
@@ -132,8 +131,9 @@ class SleepFile:
         return HEADER_BYTES + entry * self.header.entry_size
 
 
-NODES_PER_PAGE = 1024
-NODE_PAGES_KEPT = 256  # 10 MiB
+NODES_PER_PAGE = 128  # small: a proof of some chunk of a million touches a dozen pages, most of them for one node
+NODE_PAGES_KEPT = 1024  # 5 MiB
+FLUSH_JOIN = 1 << 20  # neighbouring pages are written together, up to about this many bytes
 _NODE_PAGE = NODES_PER_PAGE * NODE_BYTES
 
 
@@ -153,6 +153,7 @@ class NodeFile(SleepFile):
 
     def __init__(self, file: RandomAccess, read_only: bool) -> None:
         super().__init__(file, read_only, TREE_HEADER)
+        self._size = file.size()
         self._pages: OrderedDict[int, _NodePage] = OrderedDict()
         self._dirty: dict[int, _NodePage] = {}
         self._last = -1
@@ -163,9 +164,9 @@ class NodeFile(SleepFile):
             return self._last_page
         page = self._pages.get(number) or self._dirty.get(number)
         if page is None:
-            data = bytearray(self.file.read(HEADER_BYTES + number * _NODE_PAGE, _NODE_PAGE))
-            data.extend(bytes(_NODE_PAGE - len(data)))
-            page = _NodePage(data)
+            offset = self.offset_of(number * NODES_PER_PAGE)
+            data = self.file.read(offset, _NODE_PAGE) if offset < self._size else b""
+            page = _NodePage(bytearray(data.ljust(_NODE_PAGE, b"\0")))
         self._pages[number] = page
         self._pages.move_to_end(number)
         if len(self._pages) > NODE_PAGES_KEPT:
@@ -194,14 +195,36 @@ class NodeFile(SleepFile):
         page.low = min(page.low, at)
         page.high = max(page.high, at + NODE_BYTES)
 
+    def put_many(self, nodes: Iterable[TreeNode]) -> None:
+        """Stores nodes, in memory until :meth:`flush`."""
+        for node in nodes:
+            self.put(node)
+
     def flush(self) -> None:
         """Writes what changed. After an error the rest is still to be written."""
+        for run in self._dirty_runs():
+            first, last = run[0], run[-1]
+            offset = self.offset_of(first * NODES_PER_PAGE) + self._dirty[first].low
+            data = b"".join([self._dirty[number].data for number in run])
+            end = len(data) - _NODE_PAGE + self._dirty[last].high
+            self._write(offset, memoryview(data)[self._dirty[first].low : end])
+            self._size = max(self._size, offset + end - self._dirty[first].low)
+            for number in run:
+                page = self._dirty.pop(number)
+                page.low, page.high = _NODE_PAGE, 0
+
+    def _dirty_runs(self) -> list[list[int]]:
+        """The pages to be written, in runs without a gap between what changed in them."""
+        runs: list[list[int]] = []
+        end = -1
         for number in sorted(self._dirty):
             page = self._dirty[number]
-            start = HEADER_BYTES + number * _NODE_PAGE
-            self._write(start + page.low, memoryview(page.data)[page.low : page.high])
-            page.low, page.high = _NODE_PAGE, 0
-            del self._dirty[number]
+            if number * _NODE_PAGE + page.low == end and len(runs[-1]) * _NODE_PAGE < FLUSH_JOIN:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+            end = number * _NODE_PAGE + page.high
+        return runs
 
     def discard(self, index: int) -> None:
         """Takes back a node that was put; what a flush wrote of it already is written over by the next one."""
@@ -279,15 +302,6 @@ class BitfieldFile(SleepFile):
             for at in range(0, len(pages), self.page_bytes):
                 yield pages[at : at + self.page_bytes].ljust(self.page_bytes, b"\0")
             offset += len(pages)
-
-    def begin(self) -> None:
-        """Writes the header of a fresh file and makes it durable, unless read-only. Raises OSError.
-
-        Durable before anything else of the register: a bitfield without a header beside other files with contents
-        is damage then, never a crash, and a writer is not led to begin anew over what it signed already.
-        """
-        super().begin()
-        self.sync()
 
     def set_data(self, index: int, on: bool = True) -> None:
         """Marks a chunk as stored or not."""

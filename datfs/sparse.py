@@ -16,7 +16,7 @@ Everything here runs in one thread; nothing awaits while an invariant is broken 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -228,6 +228,11 @@ class SparseRegister:
         return self.register.length
 
     @property
+    def peers(self) -> int:
+        """How many connected peers have told what they hold."""
+        return len(self._claims)
+
+    @property
     def longest_claim(self) -> int | None:
         """The greatest length that a connected peer claims; None while no peer has told."""
         return max(self._claims.values()) if self._claims else None
@@ -249,8 +254,10 @@ class SparseRegister:
         """How many different chunks readers wait for."""
         return len(self._waiters)
 
-    def next_wants(self, held: Bitfield, limit: int) -> Sequence[int]:
+    def next_wants(self, held: Bitfield, limit: int, avoid: Container[int] = ()) -> Sequence[int]:
         """Up to ``limit`` wanted chunks that ``held`` has and nobody was asked for yet; reserves them.
+
+        Those in ``avoid`` are left to other peers.
 
         Each must end in :meth:`put` or :meth:`release`.
         """
@@ -261,13 +268,17 @@ class SparseRegister:
         # After a failed write nothing is fetched ahead until one succeeds: it would be fetched again and again.
         for level in self._levels[:1] if self._store_failed else self._levels:
             for index in level:
-                if index in in_flight or not held.get(index) or has(index):
+                if index in in_flight or index in avoid or not held.get(index) or has(index):
                     continue
                 in_flight.add(index)
                 chosen.append(index)
                 if len(chosen) == limit:
                     return chosen
         return chosen
+
+    def is_waited_for(self, index: int) -> bool:
+        """Whether a reader waits for the chunk now."""
+        return index in self._waiters
 
     def reserve(self, index: int) -> bool:
         """Reserves one chunk that need not be wanted (the newest, to learn the length). False if it is taken."""

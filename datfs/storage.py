@@ -58,6 +58,29 @@ class RandomAccess(Protocol):
 OpenStorage = Callable[[str], RandomAccess]
 
 
+class Syncer:
+    """Syncs a file, and leaves that out only if a sync that has ended covers everything written.
+
+    One that still runs in another thread does not count: what comes after must not get to the disk before it ends.
+    """
+
+    def __init__(self, file: RandomAccess) -> None:
+        self._file = file
+        self._writes = 0
+        self._covered = 0
+
+    def written(self) -> None:
+        """Call it after each write: a sync in another thread may run meanwhile."""
+        self._writes += 1
+
+    def sync(self) -> None:
+        """Makes durable what was written. May be called from several threads. Raises OSError."""
+        writes = self._writes
+        if self._covered < writes:
+            self._file.sync()
+            self._covered = writes  # if a thread that began earlier sets it back, the next sync is one too many
+
+
 class FileStorage:
     """A file by ``pread`` and ``pwrite``. Made when first written to; read-only it is never made.
 

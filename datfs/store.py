@@ -8,6 +8,7 @@ made, which is opened read-only in place (sleep.md section 7).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -20,7 +21,7 @@ import platformdirs
 
 from datfs.errors import BadLink, NotADrive, StoreLocked
 from datfs.link import discovery_key
-from datfs.storage import OpenStorage, directory_storage, memory_storage
+from datfs.storage import OpenStorage, RandomAccess, directory_storage, memory_storage
 
 LOCK_NAME = "lock"
 
@@ -48,6 +49,17 @@ class Store:
     folder: Path | None = None
     working: Path | None = None
     cached: bool = False
+
+
+def closed_with(store: Store, stack: contextlib.ExitStack) -> Store:
+    """The same store, every file of which is closed with ``stack``: also those of a register that cannot be opened."""
+
+    def open_storage(name: str) -> RandomAccess:
+        file = store.open_storage(name)
+        stack.callback(file.close)
+        return file
+
+    return dataclasses.replace(store, open_storage=open_storage)
 
 
 def default_cache_dir() -> Path:

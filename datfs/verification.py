@@ -69,9 +69,7 @@ def _forked(index: int) -> ForkedRegister:
     )
 
 
-def _proves_itself(
-    key: bytes, index: int, leaf: TreeNode | None, nodes: Sequence[TreeNode], signature: bytes
-) -> bool:
+def _proves_itself(key: bytes, index: int, leaf: TreeNode | None, nodes: Sequence[TreeNode], signature: bytes) -> bool:
     """Whether the writer signed this answer, going by nothing that is held."""
     try:
         _climb(key, lambda number: None, index, leaf, nodes, signature)
@@ -100,6 +98,7 @@ def _climb(
     if trusted is not None and trusted.index == top.index:
         if trusted.hash != top.hash:
             raise _Contradiction(index, "the bytes do not have the verified hash")
+        _compare_hashes(node_of, index, nodes[at:])
         return Accepted([] if leaf is None or leaf.size == trusted.size else _resized(node_of, leaf))
     new: list[TreeNode] = []
     uncles.reverse()
@@ -118,16 +117,19 @@ def _climb(
         if trusted is not None and trusted.index == top.index:
             if trusted.hash != top.hash or trusted.size != top.size:
                 raise _Contradiction(index, f"the hash does not match at verified node {top.index}")
-            _compare(node_of, index, new)
+            _compare_hashes(node_of, index, nodes[at:])
+            _compare_hashes(node_of, index, new)
+            _compare_sizes(node_of, index, new)
             return Accepted(new)
     rest = nodes[at:]
     length, roots = _signed_roots(key, node_of, index, top, rest, signature)
     new += rest
     new.append(top)
     try:
-        _compare(node_of, index, new)
+        _compare_hashes(node_of, index, new)
     except _Contradiction:
         raise _forked(index) from None
+    _compare_sizes(node_of, index, new)
     return Accepted(new, length, roots)
 
 
@@ -192,16 +194,22 @@ def _signed_roots(
     return proven // 2, roots
 
 
-def _compare(node_of: NodeOf, index: int, nodes: Sequence[TreeNode]) -> None:
-    """No verified node may contradict a held one of the same index, nor take its place with another size.
-
-    Hashes cover how a parent's size is split between its children only with the chunk at hand. A leaf that is held
-    while its sibling is not has a size that was verified, so that the answer's is the lie (register.md section 12).
-    """
+def _compare_hashes(node_of: NodeOf, index: int, nodes: Sequence[TreeNode]) -> None:
+    """No node, used or not, may contradict a held one: that is how a fork shows (register.md section 12, pitfall 4)."""
     for node in nodes:
         held = node_of(node.index)
         if held is not None and held.hash != node.hash:
             raise _Contradiction(index, f"node {node.index} contradicts the verified one")
+
+
+def _compare_sizes(node_of: NodeOf, index: int, nodes: Sequence[TreeNode]) -> None:
+    """No node to be stored may change the size of a held one.
+
+    Hashes cover how a parent's size is split between its children only with the chunk at hand. A leaf that is held
+    while its sibling is not has a size that was verified, so that the answer's is the lie (pitfall 2).
+    """
+    for node in nodes:
+        held = node_of(node.index)
         if held is not None and held.size != node.size:
             raise BadProof(index, f"node {node.index} has another size than the verified one")
 

@@ -49,7 +49,7 @@ class DriveWriter:
         """Makes an empty drive: its header, and a content register with the key derived from ``key_pair``."""
         metadata = Register.create(open_storage, key_pair, prefix=metadata_prefix)
         derived = content_key_pair(key_pair.secret)
-        content = Register.create(open_storage, derived, prefix=content_prefix)
+        content = Register.create(open_storage, derived, prefix=content_prefix, store_secret=False)
         metadata.append([encode_header(Header("hyperdrive", derived.public))])
         return cls(metadata, content)
 
@@ -92,6 +92,7 @@ class DriveWriter:
         ``pieces``: its bytes, each piece one chunk (see :func:`chunks_of`). Times in ms since 1970. Not durable
         before :meth:`flush`. Raises BadLink for a path no drive may have.
         """
+        _check(path)
         offset, byte_offset = self.content.length, self.content.byte_length
         for piece in pieces:
             self.content.append([piece], sync=False)
@@ -124,9 +125,7 @@ class DriveWriter:
         head = self.version
         if path_index.run(path_index.get(self._record, head, path)) is None:
             raise NotFound("there is no such entry to delete")
-        lists = path_index.run(path_index.delete_lists(self._record, head, self.metadata.length, path))
-        assert lists is not None  # only for a drive without any change
-        return self._append(path, None, lists)
+        return self._append(path, None, self._lists_without(path))
 
     def flush(self) -> None:
         """Makes everything durable, content before metadata."""
@@ -141,9 +140,37 @@ class DriveWriter:
     def _record(self, seq: int) -> Record:
         return decode_record(seq, self.metadata.get(seq))
 
+    def _lists_without(self, path: Path) -> list[list[int]]:
+        """The index lists of a deletion, which leave every other entry reachable.
+
+        Nearly always those of the reference. It forgets a directory, though, whose last entry with a value is deleted,
+        although there may be more below sub-directories that only deletions stand for
+        (:func:`datfs.path_index.delete_lists`).
+        """
+        head, own = self.version, self.metadata.length
+        lists = path_index.run(path_index.delete_lists(self._record, head, own, path))
+        assert lists is not None  # only for a drive without any change
+        levels = [
+            [
+                seq
+                for seq in path_index.run(path_index.list_index(self._record, head, path[:depth]))
+                if self._record(seq).path[depth : depth + 1] != path[depth : depth + 1]
+            ]
+            for depth in range(len(path) + 1)
+        ]
+        inhabited = [depth for depth, level in enumerate(levels) if any(self._lives(seq, depth) for seq in level)]
+        deepest = max(inhabited, default=0)
+        if deepest < len(lists):
+            return lists
+        return [[*level, own] for level in levels[:deepest]] + [levels[deepest]]
+
+    def _lives(self, seq: int, depth: int) -> bool:
+        """Whether an element of the list of a directory of ``depth`` components stands for something."""
+        record = self._record(seq)
+        return record.value is not None or bool(record.children(depth + 1))
+
     def _put(self, path: Path, value: bytes) -> int:
-        if not path or not all(map(valid_component, path)):
-            raise BadLink("a drive's path has one or more names, none of them '.', '..' or with a slash or NUL in it")
+        _check(path)
         lists = path_index.run(path_index.put_lists(self._record, self.version, self.metadata.length, path))
         return self._append(path, value, lists)
 
@@ -152,6 +179,11 @@ class DriveWriter:
         name = b"/" + b"/".join(path)
         self.metadata.append([encode_record(name, value, tuple(map(tuple, lists)), seq)], sync=False)
         return seq
+
+
+def _check(path: Path) -> None:
+    if not path or not all(map(valid_component, path)):
+        raise BadLink("a drive's path has one or more names, none of them '.', '..' or with a slash or NUL in it")
 
 
 def chunks_of(data: Buffer) -> Iterator[memoryview]:

@@ -12,7 +12,7 @@ import click
 import trio
 
 from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
-from datfs.cli.output import entry_facts, mode_text, path_text, print_json, time_text, write_name
+from datfs.cli.output import count, entry_facts, mode_text, path_text, print_json, time_text, write_name
 from datfs.errors import BadMetadata, IsADirectory
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
@@ -59,7 +59,7 @@ def ls(
         if as_json:
             print_json(entry_facts(entry))
         else:
-            write_name(name, before=_long(entry) if long_ else "")
+            write_name(name, before=_long(entry) if long_ else "", directory=entry.kind is Kind.DIRECTORY)
 
     async def show_directories(at: View, entries: list[Entry], headings: bool) -> None:
         pending = entries[::-1]  # not recursive: how deep a drive goes is its writer's choice
@@ -110,7 +110,9 @@ def tree(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: 
             child = children.popleft()
             counts[child.kind] += 1
             size = f"  ({show_size(child.size)})" if child.kind is Kind.FILE else ""
-            write_name(child.name, before=f"{indent}{'├── ' if children else '└── '}", after=size)
+            is_directory = child.kind is Kind.DIRECTORY
+            branch = "├── " if children else "└── "
+            write_name(child.name, before=indent + branch, after=size, directory=is_directory)
             if child.kind is Kind.DIRECTORY:
                 pending.append((indent + ("│   " if children else "    "), deque(await _list(at, child))))
 
@@ -121,14 +123,9 @@ def tree(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: 
                 write_name(b"/" + b"/".join(one))
                 if entry.kind is Kind.DIRECTORY:
                     await draw(at, entry)
-            print(f"\n{_count(counts[Kind.DIRECTORY], 'directory')}, {_count(counts[Kind.FILE], 'file')}")
+            print(f"\n{count(counts[Kind.DIRECTORY], 'directory', 'directories')}, {count(counts[Kind.FILE], 'file')}")
 
     trio.run(run)
-
-
-def _count(number: int, what: str) -> str:
-    plural = {"directory": "directories", "file": "files"}
-    return f"{number} {what if number == 1 else plural[what]}"
 
 
 @click.command()
@@ -251,7 +248,7 @@ def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> N
                             facts |= {"size": found.size, "chunks": found.blocks, "mtime": found.mtime / 1000}
                         print_json(facts)
                     else:
-                        more = f" {show_size(found.size)} ({found.blocks} chunks)" if found is not None else ""
+                        more = f" {show_size(found.size)} ({count(found.blocks, 'chunk')})" if found is not None else ""
                         write_name(b"/" + b"/".join(record.path), before=f"{seq:0{width}} [{change}] ", after=more)
 
     trio.run(run)

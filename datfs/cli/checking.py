@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datfs.cli.options import TargetType, absolute_target, json_option, notice
 from datfs.cli.output import print_json
-from datfs.errors import DatfsError, ReadOnly
+from datfs.errors import DatfsError
 from datfs.link import Link
 from datfs.local import LocalDrive, open_local
 from datfs.register import AuditReport, BadChunk, Register
@@ -80,7 +80,7 @@ def verify(link: Link | Path, repair: bool, cache_dir: Path | None, as_json: boo
     and --repair did not clear all of it.
     """
     if repair and not isinstance(link, Link):
-        raise ReadOnly(f"{link}: a folder is never changed, so there is nothing that --repair could do in it")
+        raise click.UsageError(f"{link}: a folder is never changed, so there is nothing that --repair could do in it")
     place = absolute_target(link)
     with open_local(place, cache_dir or default_cache_dir(), own=True, write=repair) as drive:
         verdicts = list(_check(drive))

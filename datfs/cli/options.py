@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from datfs.cli.output import count
 from datfs.client import OpenDrive, Options, open_drive, target_of
 from datfs.drive import DriveTree
 from datfs.errors import BadLink, NoPeers, TimedOut
@@ -185,8 +186,7 @@ class View:
 
     def _peers(self) -> str:
         swarm = self.opened.swarm
-        count = len(swarm.sessions) if swarm is not None else 0
-        return f"{count} peer{'' if count == 1 else 's'} connected"
+        return f"{count(len(swarm.sessions) if swarm is not None else 0, 'peer')} connected"
 
     def paths(self, given: tuple[str, ...]) -> list[DrivePath]:
         """The paths to work on: those given, else the link's own, else the root."""

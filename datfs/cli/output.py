@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat as stat_bits
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import click
 
 from datfs.text import show
 from datfs.vfs import Entry, Kind
@@ -45,9 +48,23 @@ def print_json(facts: Mapping[str, Any]) -> None:
     print(json.dumps(plain(facts)))
 
 
-def write_name(name: bytes, *, before: str = "", after: str = "") -> None:
-    """A line with a name in it: escaped on a terminal, as it is into a pipe."""
-    print(before + (show(name) if sys.stdout.isatty() else text_of(name)) + after)
+def write_name(name: bytes, *, before: str = "", after: str = "", directory: bool = False) -> None:
+    """A line with a name in it: escaped on a terminal, and bold if it is a directory's; as it is into a pipe."""
+    if sys.stdout.isatty():
+        text = show(name)
+        print(before + (click.style(text, fg="blue", bold=True) if directory and colours() else text) + after)
+    else:
+        print(before + text_of(name) + after)
+
+
+def colours() -> bool:
+    """Whether the person at the terminal wants them (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """``1 chunk``, ``2 chunks``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:

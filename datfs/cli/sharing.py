@@ -13,7 +13,7 @@ import trio
 from rich.console import Console
 
 from datfs.cli.options import TargetType, drive_options, json_option, make_options, notice
-from datfs.cli.output import print_json
+from datfs.cli.output import count, print_json
 from datfs.client import OpenDrive, open_drive
 from datfs.errors import BadLink
 from datfs.link import Link
@@ -107,8 +107,7 @@ async def _live_line(console: Console, swarm: Swarm) -> None:
             now = swarm.bytes_out, swarm.bytes_in
             up, down = (int((new - old) / STATUS_INTERVAL) for new, old in zip(now, before, strict=True))
             before = now
-            count = len(swarm.sessions)
-            peers = "1 peer" if count == 1 else f"{count} peers"
+            peers = count(len(swarm.sessions), "peer")
             status.update(f"{peers}, up {show_size(up)}/s, down {show_size(down)}/s, sent {show_size(now[0])}")
             await trio.sleep(STATUS_INTERVAL)
 

@@ -16,9 +16,10 @@ late one, so a slow link is not buried and a fast one is kept full.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 
 from datfs.bitfield import Bitfield, rle_decode
-from datfs.errors import RemoteProtocolError
+from datfs.errors import DatfsError, RemoteProtocolError
 from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
 from datfs.sparse import SparseRegister
 
@@ -30,7 +31,10 @@ WINDOW_LEAST = 4
 WINDOW_MOST = 128
 QUICK = 2.0  # an answer within so many seconds lets the window grow
 STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
+IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
+# slow link twice the usual time of an answer, if that is more
 LATE = 25.0  # seconds after which one request is given up although others are answered
+AVOIDED = 15.0  # seconds for which a chunk that was late is left to other peers, if there are any
 STRIKES = 3  # stalls in a row that end the connection
 
 
@@ -49,10 +53,11 @@ class PeerState:
         self.chunks_received = 0
         self.unasked = 0  # answers nobody asked for, dropped
         self._asked: dict[int, float] = {}  # in flight: index → time of the request
-        self._late: set[int] = set()  # given up, but an answer that comes after all is welcome
+        self._late: dict[int, float] = {}  # given up, and when; an answer that comes after all is welcome
         self._regions: set[int] = set()
         self._unanswered = 0
         self._window = WINDOW_FIRST
+        self._usual = 0.0  # smoothed seconds from request to answer
         self._progress = 0.0
         self._strikes = 0
         self._closed = False
@@ -113,7 +118,7 @@ class PeerState:
         stop = unhave.start + unhave.length
         self.held.set_range(unhave.start, min(stop, self._limit()), False)
         gone = [index for index in self._asked if unhave.start <= index < stop]
-        self._give_up(gone)
+        self._give_up(gone, now)
         if unhave.start == 0 and stop >= self.length:
             self.length = 0
         if gone:
@@ -126,20 +131,26 @@ class PeerState:
             if data.index not in self._late:
                 self.unasked += 1
                 return False
-            self._late.discard(data.index)
+            del self._late[data.index]
         if data.value is None:
             self.unasked += 1
             self.register.release((data.index,))
             return False
         self._progress = now
         self._strikes = 0
-        if asked_at is not None and now - asked_at < QUICK:
-            self._window = min(self._window + 1, WINDOW_MOST)
+        if asked_at is not None:
+            self._usual += (now - asked_at - self._usual) / 8
+            if now - asked_at < QUICK:
+                self._window = min(self._window + 1, WINDOW_MOST)
         register = self.register
         if register.register.has(data.index):
             register.release((data.index,))
             return False
-        register.put(data.index, data.value, data.nodes, data.signature)
+        try:
+            register.put(data.index, data.value, data.nodes, data.signature)
+        except DatfsError:
+            register.release((data.index,))  # it is no longer among those that close() gives back
+            raise
         self.chunks_received += 1
         return register.register.has(data.index)
 
@@ -161,14 +172,14 @@ class PeerState:
             if newest not in self._asked and register.reserve(newest):
                 self._request(newest, now)
                 room -= 1
-        for index in register.next_wants(self.held, room):
+        for index in register.next_wants(self.held, room, self._avoided(now)):
             self._request(index, now)
         if self.length > REGION:
             self._want_regions()
 
     def _request(self, index: int, now: float) -> None:
         self._asked[index] = now
-        self._late.discard(index)
+        self._late.pop(index, None)
         self.outgoing.append(Request(index=index, nodes=self.register.register.digest(index)))
 
     def _want_regions(self) -> None:
@@ -189,7 +200,10 @@ class PeerState:
     # -- time and the end
 
     def tick(self, now: float) -> None:
-        """Gives up requests that are late. Raises RemoteProtocolError when the peer has stalled too often."""
+        """Gives up requests that are late; their answers are still welcome.
+
+        Raises RemoteProtocolError when the peer has stalled too often.
+        """
         if not self._asked:
             return
         if now - self._progress > STALLED:
@@ -198,23 +212,35 @@ class PeerState:
             self._window = max(WINDOW_LEAST, self._window // 2)
             late = list(self._asked)
         else:
-            late = [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
+            late = [index for index, asked_at in self._asked.items() if now - asked_at > self._patience(index)]
         if not late:
             return
-        self._give_up(late)
+        self._give_up(late, now)
         if self._strikes >= STRIKES:
             raise RemoteProtocolError(f"requests for {self.register.name} chunks were not answered for too long")
         self.register.source.wants_changed(self.register)
 
-    def _give_up(self, indices: list[int]) -> None:
+    def _patience(self, index: int) -> float:
+        if self.register.peers > 1 and self.register.is_waited_for(index):
+            return min(LATE, max(IMPATIENT, 2 * self._usual))
+        return LATE
+
+    def _give_up(self, indices: list[int], now: float) -> None:
         for index in indices:
             del self._asked[index]
-        self._late.update(indices)
+            self._late[index] = now
         self.register.release(indices)
+
+    def _avoided(self, now: float) -> Container[int]:
+        """What this peer failed to bring lately: others are asked first, if there are others."""
+        if not self._late or self.register.peers < 2:
+            return ()
+        return {index for index, since in self._late.items() if now - since < AVOIDED}
 
     def close(self) -> None:
         """The connection is gone: its requests are free for others."""
         self._closed = True
-        self._give_up(list(self._asked))
+        self.register.release(self._asked)
+        self._asked.clear()
         with contextlib.suppress(KeyError):
             self.register.unclaim(self)

@@ -163,6 +163,7 @@ class Session:
                 await self._drained.wait()
             count = await receive_into(self._stream, buffer)
             if not count:
+                connection.receive_eof()
                 return
             connection.receive(view[:count], trio.current_time())
             self._handle_events()

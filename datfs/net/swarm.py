@@ -211,10 +211,10 @@ class Swarm:
             self._check_hope()
             return
         log.info("peer %s is gone: %s", session.name, known.error)
-        if session.peer_id is not None and not isinstance(session.error, RemoteProtocolError):
+        if any(peer.chunks_received for peer in session.downloads):
+            # It worked, however it ended: try again at once.
             known.backoff = BACKOFF_FIRST
-            if any(peer.chunks_received for peer in session.downloads):
-                known.state = AddressState.DIALING  # it worked: try again at once
+            known.state = AddressState.DIALING
 
     async def _rest(self, known: _Known) -> None:
         if known.state is AddressState.BANNED:
@@ -260,6 +260,11 @@ class Swarm:
             self._fatal = session.error
         for register in self._registers:
             self.wants_changed(register)
+
+    def announce(self, register: SparseRegister, start: int, length: int = 1) -> None:
+        """Tells every peer that we hold these chunks: call it after appending to a register that is served."""
+        for session in list(self.sessions):
+            session.announce(register, start, length)
 
     # -- what sessions call
 

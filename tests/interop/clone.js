@@ -55,6 +55,7 @@ async function main () {
   socket.on('close', () => { if (!finished) end(5, 'closed', { wireIn: bytes.in }) })
   link.pipeline([socket, link.counter(n => { bytes.in += n }), protocol, link.counter(n => { bytes.out += n }), socket])
 
+  await call(drive.metadata, 'ready') // without it a store that is there has the length 0
   if (!drive.metadata.length) await call(drive.metadata, 'update')
   await c.contentReady(drive)
   for (let seen = -1; args.live !== undefined; await call(drive.metadata, 'update')) {

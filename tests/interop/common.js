@@ -233,7 +233,7 @@ function bytesOf (op) {
 // clock: milliseconds that stand in the entry when the operation has no time of its own
 async function applyOperation (drive, op, clock) {
   const mtime = op.mtime === undefined ? clock : op.mtime
-  const stat = { mode: op.mode, uid: op.uid || 0, gid: op.gid || 0, mtime, ctime: op.ctime === undefined ? mtime : op.ctime }
+  const stat = { mode: op.mode, uid: op.uid, gid: op.gid, mtime, ctime: op.ctime === undefined ? mtime : op.ctime }
   if (op.op === 'mkdir') return call(drive, 'mkdir', op.path, stat)
   if (op.op === 'del') return call(drive, 'unlink', op.path)
   if (op.op !== 'put') throw new Error(`unknown operation ${op.op}`)
@@ -256,7 +256,8 @@ async function putLarge (drive, name, size, chunks, stat) {
   const place = { offset: drive.content.length, byteOffset: drive.content.byteLength }
   for (let at = 0; at < chunks.length; at += BATCH) await call(drive.content, 'append', chunks.slice(at, at + BATCH))
   const mode = (stat.mode || 0o644) | 0o100000
-  await call(drive.tree, 'put', name, Object.assign({}, stat, place, { mode, size, blocks: chunks.length }))
+  const owner = { uid: stat.uid || 0, gid: stat.gid || 0 }
+  await call(drive.tree, 'put', name, Object.assign({}, stat, owner, place, { mode, size, blocks: chunks.length }))
 }
 
 // ---- looking at drives

@@ -1,37 +1,24 @@
 """Peers from a discovery server, by the unicast DNS protocol of Dat (spec discovery.md, section 5).
 
 One :class:`DnsServer` asks one server; for several make several, so that one that is away does not hold up the others.
-:class:`Exchange` is what is said with a server about one drive::
-
-    RESTING ──BEGIN──► PROBING ──TOKEN──► ASKING ──ANSWER──► RESTING
-       │                  │                │ ▲ └──RENEWED──► ASKING
-       │                  └────EXPIRED───┐ │ │
-       │                                 ▼ ▼ │
-       │                                SILENT ──BEGIN──► PROBING
-       │                                     │
-       ├──BEGIN_WITH_TOKEN (also SILENT)─────┘
-       │
-       └──LEAVE (also PROBING, ASKING)──► LEAVING ──ANSWER, EXPIRED──► GONE
-
-Anything else changes nothing: a late answer, a copy, an answer to nobody's question.
+What it says is in :mod:`.dns_exchange`; here are the socket, the server's address and the rounds.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
-from datfs.errors import BadLink, FormatError
+from datfs.errors import BadLink
 from datfs.net.discovery import packets
 from datfs.net.discovery.addresses import Fresh
-from datfs.net.discovery.packets import Packet, Txt
+from datfs.net.discovery.dns_exchange import Exchange, State
 from datfs.net.transport import Address
 
 log = logging.getLogger(__name__)
@@ -39,175 +26,18 @@ log = logging.getLogger(__name__)
 DEFAULT_SERVERS = ("discovery1.datprotocol.com", "discovery2.datprotocol.com")  # section 2
 DEFAULT_PORTS = (5300, 53)
 ROUND = (60.0, 70.0)  # seconds between rounds (section 2): announcements are not kept alive by the server
-TOKEN_LIFE = 300.0  # section 5: valid for 5 to 10 minutes
-RESEND_AFTER = (0.5, 1.0, 2.0, 4.0)  # section 5: 7.5 s in all
-TOKEN_MOST = 200  # characters; it has 44, and goes back in a string of at most 255 bytes
 RESOLVE_TIMEOUT = 5.0
 LEAVE_TIMEOUT = 1.0  # how long the end of a search may wait for the server to confirm that we left
-
-
-class State(enum.Enum):
-    """Where an exchange is."""
-
-    RESTING = "resting"
-    PROBING = "probing"
-    ASKING = "asking"
-    SILENT = "silent"
-    LEAVING = "leaving"
-    GONE = "gone"
-
-
-class Event(enum.Enum):
-    """What happens to an exchange."""
-
-    BEGIN = "begin"
-    BEGIN_WITH_TOKEN = "begin with token"
-    TOKEN = "token"
-    ANSWER = "answer"
-    RENEWED = "renewed"
-    EXPIRED = "expired"
-    LEAVE = "leave"
-
-
-TRANSITIONS = {
-    (State.RESTING, Event.BEGIN): State.PROBING,
-    (State.RESTING, Event.BEGIN_WITH_TOKEN): State.ASKING,
-    (State.SILENT, Event.BEGIN): State.PROBING,
-    (State.SILENT, Event.BEGIN_WITH_TOKEN): State.ASKING,
-    (State.PROBING, Event.TOKEN): State.ASKING,
-    (State.PROBING, Event.EXPIRED): State.SILENT,
-    (State.ASKING, Event.ANSWER): State.RESTING,
-    (State.ASKING, Event.RENEWED): State.ASKING,
-    (State.ASKING, Event.EXPIRED): State.SILENT,
-    (State.RESTING, Event.LEAVE): State.LEAVING,
-    (State.PROBING, Event.LEAVE): State.LEAVING,
-    (State.ASKING, Event.LEAVE): State.LEAVING,
-    (State.LEAVING, Event.ANSWER): State.GONE,
-    (State.LEAVING, Event.EXPIRED): State.GONE,
-}
-
-
-class Exchange:
-    """What is said with one server about one drive: packets and time in, packets and addresses out. No socket, no clock.
-
-    ``announce_port``: where we serve the drive, None to look only. ``rng``: for the numbers of questions.
-    """
-
-    def __init__(self, discovery_key: bytes, announce_port: int | None, rng: random.Random) -> None:
-        self.id = packets.short_id(discovery_key)
-        self.state = State.RESTING
-        self.announced = False
-        """The server was told of us, and not yet that we left."""
-        self._announce_port = announce_port
-        self._rng = rng
-        self._token: str | None = None
-        self._token_at = 0.0
-        self._question: bytes = b""
-        self._number = 0
-        self._resend_at: list[float] = []
-        self._to_send: list[bytes] = []
-        self._renewed = False
-
-    def data_to_send(self) -> list[bytes]:
-        """The packets to send to the server now."""
-        packets_to_send, self._to_send = self._to_send, []
-        return packets_to_send
-
-    def next_deadline(self) -> float | None:
-        """When :meth:`tick` is to be called, if nothing comes before."""
-        return self._resend_at[0] if self._resend_at else None
-
-    def begin(self, now: float) -> None:
-        """A new round: announces, or looks only; first fetches a token if there is none that the server still takes."""
-        fresh = self._token is not None and now - self._token_at < TOKEN_LIFE
-        self._renewed = False
-        self._happened(Event.BEGIN_WITH_TOKEN if fresh else Event.BEGIN, now)
-
-    def leave(self, now: float) -> None:
-        """Takes the announcement back, if there is one."""
-        if self.announced and self._token is not None:
-            self._happened(Event.LEAVE, now)
-
-    def forget_token(self) -> None:
-        """The next round begins with a probe: the server is another one now."""
-        self._token = None
-
-    def tick(self, now: float) -> None:
-        """Time has passed: sends the question again, or gives it up."""
-        if not self._resend_at or now < self._resend_at[0]:
-            return
-        self._resend_at.pop(0)
-        if self._resend_at:
-            self._to_send.append(self._question)
-        else:
-            self._happened(Event.EXPIRED, now)
-
-    def receive(self, data: bytes, source: Address, now: float) -> list[Address]:
-        """The addresses in a packet that came from the server; garbage gives none."""
-        try:
-            packet = packets.parse(data)
-        except FormatError as error:
-            log.debug("from %s: %s", source[0], error)
-            return []
-        if not packet.response:
-            # A push: somebody announced the drive. Without our empty answer it is sent again.
-            self._to_send.append(packets.encode(packet.number, packets.RESPONSE_SERVER))
-        elif packet.number != self._number or not self._resend_at:
-            return []
-        else:
-            self._answered(packet, now)
-        return packet.peers(self.id, source)
-
-    def _answered(self, packet: Packet, now: float) -> None:
-        tokens = [one.values.get("token") for one in packet.records if isinstance(one, Txt)]
-        token = next((one for one in tokens if one is not None and len(one) <= TOKEN_MOST), None)
-        if self.state is State.PROBING and token is None:
-            return
-        refused = self.state is State.ASKING and token not in (None, self._token)
-        if token is not None:
-            self._token, self._token_at = token, now
-        if self.state is State.PROBING:
-            self._happened(Event.TOKEN, now)
-        elif refused and not self._renewed:
-            # The server has another secret by now: what we said under the old token may not have counted.
-            self._renewed = True
-            self._happened(Event.RENEWED, now)
-        else:
-            self._happened(Event.ANSWER, now)
-
-    def _happened(self, event: Event, now: float) -> None:
-        self.state = TRANSITIONS.get((self.state, event), self.state)
-        self._resend_at = []
-        if self.state is State.PROBING:
-            self._ask(now, "", None)
-        elif self.state is State.ASKING:
-            values = {"subscribe": "true", "token": self._token or ""}
-            if self._announce_port is not None:
-                values["announce"] = str(self._announce_port)
-                self.announced = True
-            self._ask(now, self.id, Txt(self.id, values))
-        elif self.state is State.LEAVING:
-            self.announced = False
-            self._ask(now, self.id, Txt(self.id, {"token": self._token or "", "unannounce": str(self._announce_port)}))
-
-    def _ask(self, now: float, id: str, said: Txt | None) -> None:
-        self._number = self._rng.randrange(1, 0x10000)
-        additionals = [] if said is None else [said]
-        self._question = packets.encode(self._number, packets.QUERY_SERVER, questions=[id], additionals=additionals)
-        self._to_send.append(self._question)
-        for delay in RESEND_AFTER:
-            now += delay
-            self._resend_at.append(now)
 
 
 class Datagrams(Protocol):
     """What is needed of a UDP socket."""
 
-    async def sendto(self, data: bytes, address: Address, /) -> int:
+    def sendto(self, data: bytes, address: Address, /) -> Awaitable[int]:
         """Sends one packet. Raises OSError."""
         ...
 
-    async def recvfrom(self, size: int, /) -> tuple[bytes, Address]:
+    def recvfrom(self, size: int, /) -> Awaitable[tuple[bytes, Any]]:
         """The next packet, and who sent it. Raises OSError."""
         ...
 
@@ -245,7 +75,7 @@ class DnsServer:
         self._rng = rng or random.SystemRandom()
         self._new_socket = new_socket or _udp_socket
 
-    async def find(self, discovery_key: bytes) -> AsyncIterator[Address]:
+    async def find(self, discovery_key: bytes) -> AsyncGenerator[Address, None]:
         """Addresses as the server tells them, each once in a round; never ends. Announces for as long as it runs.
 
         At its end, that is when the iterator is closed or cancelled, the announcement is taken back (1 s at most).

@@ -1,7 +1,7 @@
 """Peers on the same network, by multicast DNS in the way of Dat (spec discovery.md, section 4).
 
-Whoever wants peers asks the group for the drive's name; whoever announces the drive answers, to the group. So one side
-has to ask, and there is no negative answer. :class:`Conversation` is what is said; :class:`MulticastDns` says it.
+Whoever wants peers asks the group for the drive's name; whoever announces the drive answers, to the group, its own
+question included. There is no negative answer. :class:`Conversation` is what is said; :class:`MulticastDns` says it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -28,7 +28,6 @@ ROUND = (60.0, 70.0)  # seconds between rounds (section 2)
 EARLY = (0.0, 1.0, 3.0)  # when a search begins: datagrams get lost; RFC 6762 section 5.2 spaces them like this
 PATIENCE_WITHOUT_NETWORK = 5.0
 REPLIES_PER_SECOND = 10
-HOSTS_MOST = 256
 
 
 class Conversation:
@@ -42,27 +41,14 @@ class Conversation:
         self.id = packets.short_id(discovery_key)
         self.replies: list[tuple[bytes, int]] = []
         """Packets to send, each with the UDP port to send it to."""
-        self.stranger_asked = False
-        """Somebody new asked for the drive, and may have it: we are to ask again."""
         self._announce_port = announce_port
         self._token = token
-        self._echoes = 0
-        self._hosts: set[str] = set()
         self._replied_in = -math.inf
         self._replies_left = REPLIES_PER_SECOND
 
     def query(self) -> bytes:
         """Who has the drive?"""
-        self.stranger_asked = False
         return packets.encode(0, packets.QUERY, questions=[self.id])
-
-    def queried(self, copies: int) -> None:
-        """Our query went out over so many interfaces, and will be heard by ourselves as often."""
-        self._echoes = copies
-
-    def new_round(self) -> None:
-        """Hosts that asked before count as new again."""
-        self._hosts.clear()
 
     def receive(self, data: bytes, source: Address, now: float) -> list[Address]:
         """The addresses in a packet; garbage gives none."""
@@ -74,23 +60,16 @@ class Conversation:
         if any(isinstance(one, packets.Txt) and one.values.get("token") == self._token for one in packet.records):
             return []
         if not packet.response and self.id in packet.questions:
-            self._asked(source, now)
+            self._reply(source[1], now)
         return packet.peers(self.id, source)
 
-    def _asked(self, source: Address, now: float) -> None:
-        if self._announce_port is not None and self._may_reply(now):
-            values = {
-                "token": self._token,
-                "peers": packets.encode_peers([(packets.ANY_SENDER, self._announce_port)]),
-            }
-            answer = packets.Txt(self.id, values)
-            self.replies.append((packets.encode(0, packets.RESPONSE, questions=[self.id], answers=[answer]), source[1]))
-        if self._echoes:
-            # Our own query and that of another program here look alike, down to the port: only the number tells.
-            self._echoes -= 1
-        elif source[0] not in self._hosts and len(self._hosts) < HOSTS_MOST:
-            self._hosts.add(source[0])
-            self.stranger_asked = True
+    def _reply(self, port: int, now: float) -> None:
+        # Our own query comes back and is answered as well: so the group hears of us when we begin to announce.
+        if self._announce_port is None or not self._may_reply(now):
+            return
+        peers = packets.encode_peers([(packets.ANY_SENDER, self._announce_port)])
+        answer = packets.Txt(self.id, {"token": self._token, "peers": peers})
+        self.replies.append((packets.encode(0, packets.RESPONSE, questions=[self.id], answers=[answer]), port))
 
     def _may_reply(self, now: float) -> bool:
         second = math.floor(now)
@@ -125,7 +104,7 @@ class _Search:
         self._rng = rng
         self._fresh = Fresh()
         self._early = [trio.current_time() + delay for delay in EARLY]
-        self._next = self._early.pop(0)
+        self._next = self._early[0]
 
     async def heard(self) -> list[Address]:
         """Asks if it is time, then waits for one packet or the next time. Raises OSError."""
@@ -133,29 +112,26 @@ class _Search:
         now = trio.current_time()
         if now >= self._next:
             self._schedule(now)
-            await self._ask()
-        elif conversation.stranger_asked:
-            await self._ask()
+            await self._group.send(conversation.query())
         found: list[Address] = []
         with trio.move_on_at(self._next):
             data, source = await self._group.receive()
             found = self._fresh.take(conversation.receive(data, source, trio.current_time()), source[0])
             for reply, port in conversation.replies:
-                await self._group.send(reply, port)
+                try:
+                    await self._group.send(reply, port)
+                except OSError as error:  # whoever asked from a port that nothing can be sent to gets no answer
+                    log.debug("no reply to port %d: %s", port, error.strerror)
             conversation.replies.clear()
         return found
 
     def _schedule(self, now: float) -> None:
         if self._early:
-            self._next = self._early.pop(0)
-            return
-        self._next = now + self._rng.uniform(*ROUND)
-        self._fresh.new_round()
-        self._conversation.new_round()
-        self._group.join()
-
-    async def _ask(self) -> None:
-        self._conversation.queried(await self._group.send(self._conversation.query()))
+            self._early.pop(0)
+        else:
+            self._fresh.new_round()
+            self._group.join()
+        self._next = self._early[0] if self._early else now + self._rng.uniform(*ROUND)
 
 
 class MulticastDns:
@@ -179,7 +155,7 @@ class MulticastDns:
         self._open_group = open_group
         self._rng = rng or random.SystemRandom()
 
-    async def find(self, discovery_key: bytes) -> AsyncIterator[Address]:
+    async def find(self, discovery_key: bytes) -> AsyncGenerator[Address, None]:
         """Addresses as they are heard of, each once in a round; never ends. Announces for as long as it runs."""
         token = base64.b64encode(self._rng.randbytes(32)).decode()
         conversation = Conversation(discovery_key, self.announce_port, token)

@@ -130,7 +130,7 @@ def _records_of(rrset: dns.rrset.RRset) -> Iterable[Txt | Srv | None]:
         return
     for rdata in rrset:
         if isinstance(rdata, dns.rdtypes.ANY.TXT.TXT):
-            yield Txt(id, dict(_key_and_value(text) for text in reversed(rdata.strings)))
+            yield Txt(id, dict(_key_and_value(text) for text in rdata.strings))
         elif isinstance(rdata, dns.rdtypes.IN.SRV.SRV):
             target = b".".join(label for label in rdata.target.labels if label).decode("ascii", "replace")
             yield Srv(id, target, rdata.port) if _is_ipv4(target) else None

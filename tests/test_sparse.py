@@ -1,0 +1,186 @@
+"""The want list: what is wanted is asked for once, arrives or is let go, and readers wake or learn why not."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from datfs.bitfield import Bitfield
+from datfs.errors import Closed, NoPeers
+from datfs.register import Register
+from datfs.sparse import CopySource, NoSource, SparseRegister, Urgency
+from datfs.storage import MemoryStorage, RandomAccess, memory_storage
+from tests.helpers import make_register
+
+CHUNKS = [bytes([number]) * (number + 1) for number in range(24)]
+
+
+class Nobody:
+    """A source that brings nothing and has not given up hope."""
+
+    def wants_changed(self, register: SparseRegister) -> None:
+        pass
+
+    def hopeless(self, register: SparseRegister) -> None:
+        return None
+
+
+async def test_offline_fails_at_once() -> None:
+    """Without a source a missing chunk is NoPeers at once; a held one is no wait at all."""
+    origin = make_register(CHUNKS)
+    copy = SparseRegister(Register.open(memory_storage(), key=origin.key), NoSource("we are offline"))
+    with pytest.raises(NoPeers, match="offline"):
+        await copy.ensure([3])
+    assert not copy.wanted
+    copy.source = CopySource(origin)
+    await copy.ensure([3])
+    copy.source = NoSource("we are offline")
+    await copy.ensure([3])
+
+
+async def test_two_readers_share_one_wait(autojump_clock: trio.testing.MockClock) -> None:
+    """Readers of one chunk wait together, and the one that gives up takes only its own want along."""
+    origin = make_register(CHUNKS)
+    copy = SparseRegister(Register.open(memory_storage(), key=origin.key), Nobody())
+    woken = []
+
+    async def read(number: int, patience: float) -> None:
+        with trio.move_on_after(patience):
+            await copy.ensure([5])
+            woken.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read, 1, 1)
+        nursery.start_soon(read, 2, 100)
+        await trio.sleep(2)
+        assert copy.wanted == [5]
+        assert copy.waiting == 1
+        proof = origin.proof(5, copy.register.digest(5))
+        copy.put(5, CHUNKS[5], proof.nodes, proof.signature)
+    assert woken == [2]
+    assert not copy.wanted
+    assert not copy.waiting
+
+
+async def test_a_full_disk_is_the_readers_error(autojump_clock: trio.testing.MockClock) -> None:
+    """A write that fails gives the waiting reader its errno; nothing is fetched ahead until one succeeds."""
+    origin = make_register(CHUNKS)
+
+    class Full(MemoryStorage):
+        full = True
+
+        def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device", "data")
+            super().write(offset, data)
+
+    data = Full("data")
+    files = memory_storage()
+
+    def open_storage(name: str) -> RandomAccess:
+        return data if name == "data" else files(name)
+
+    copy = SparseRegister(Register.open(open_storage, key=origin.key), Nobody())
+    copy.want([7], Urgency.SOON)
+    proof = origin.proof(5, 0)
+
+    async def read() -> None:
+        with pytest.raises(OSError, match="No space") as caught:
+            await copy.ensure([5])
+        assert caught.value.errno == errno.ENOSPC
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.sleep(1)
+        assert list(copy.next_wants(origin.data_bits, 1)) == [5]
+        copy.put(5, CHUNKS[5], proof.nodes, proof.signature)
+    assert not copy.register.has(5)
+    assert list(copy.next_wants(origin.data_bits, 9)) == []
+    data.full = False
+    copy.reserve(6)
+    proof = origin.proof(6, copy.register.digest(6))
+    copy.put(6, CHUNKS[6], proof.nodes, proof.signature)
+    assert list(copy.next_wants(origin.data_bits, 9)) == [7]
+
+
+async def test_close_ends_length_waiters(autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits for a longer register is let go too."""
+    copy = SparseRegister(Register.open(memory_storage(), key=make_register(CHUNKS).key), Nobody())
+
+    async def follow() -> None:
+        with pytest.raises(Closed):
+            await copy.grown_beyond(0)
+        with pytest.raises(Closed):
+            await copy.learn_length()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        await trio.sleep(1)
+        copy.close()
+
+
+class WantList(RuleBasedStateMachine):
+    """Wants, reservations and arrivals in any order, against plain sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origin = make_register(CHUNKS)
+        self.copy = SparseRegister(Register.open(memory_storage(), key=self.origin.key), Nobody())
+        self.wants: list[tuple[int, Urgency]] = []
+        self.flying: set[int] = set()
+        self.here: set[int] = set()
+
+    @rule(index=st.integers(0, 23), urgency=st.sampled_from(Urgency))
+    def want(self, index: int, urgency: Urgency) -> None:
+        self.copy.want([index], urgency)
+        self.wants.append((index, urgency))
+
+    @precondition(lambda self: self.wants)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        index, urgency = data.draw(st.sampled_from(self.wants))
+        self.wants.remove((index, urgency))
+        self.copy.drop([index], urgency)
+
+    @rule(peer=st.sets(st.integers(0, 23)), limit=st.integers(0, 5), avoid=st.sets(st.integers(0, 23), max_size=3))
+    def ask(self, peer: set[int], limit: int, avoid: set[int]) -> None:
+        held = Bitfield()
+        for index in peer:
+            held.set(index)
+        chosen = list(self.copy.next_wants(held, limit, avoid))
+        possible = {index for index, _ in self.wants} & peer - self.flying - self.here - avoid
+        assert len(chosen) == len(set(chosen)) == min(limit, len(possible))
+        assert set(chosen) <= possible
+        best = {index: min(urgency for i, urgency in self.wants if i == index) for index in possible}
+        if chosen:
+            assert max(best[index] for index in chosen) <= min(
+                (best[index] for index in possible - set(chosen)), default=Urgency.LATER
+            )
+        self.flying |= set(chosen)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), arrives=st.booleans())
+    def answer(self, data: st.DataObject, arrives: bool) -> None:
+        index = data.draw(st.sampled_from(sorted(self.flying)))
+        self.flying.discard(index)
+        if not arrives:
+            self.copy.release([index])
+            return
+        proof = self.origin.proof(index, self.copy.register.digest(index))
+        self.copy.put(index, CHUNKS[index], proof.nodes, proof.signature)
+        self.here.add(index)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert set(self.copy.wanted) == {index for index, _ in self.wants}
+        assert {index for index in range(24) if self.copy.register.has(index)} == self.here
+        assert all(not self.copy.reserve(index) for index in self.flying | self.here)
+
+
+TestWantList = WantList.TestCase
+TestWantList.settings = settings(max_examples=40, stateful_step_count=40)
