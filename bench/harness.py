@@ -167,6 +167,26 @@ def peak_memory(pid: int) -> float:
     raise RuntimeError(f"process {pid} has no VmHWM: it is ending")
 
 
+def processor_seconds(pid: int) -> float:
+    """User and system time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def datfs_share(folder: Path) -> Iterator[str]:
+    """``datfs share`` of a folder on a free port of loopback until the block ends; yields its address."""
+    command = [*datfs_command(), "share", str(folder), "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            facts = json.loads(process.stdout.readline())
+            yield facts["listening"][0]
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
 def read_ahead_file(mount_point: Path) -> Path:
     """Where the kernel keeps the read-ahead of a mount, in KiB."""
     device = os.stat(mount_point).st_dev

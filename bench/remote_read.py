@@ -1,4 +1,4 @@
-"""Sequential read of a file of which nothing is here, from a reference peer, against its own client.
+"""Sequential read of a file of which nothing is here, from a reference and a datfs peer, against its own client.
 
 Both keep what they fetch on disk, and both are timed from the start of the command until the last byte was
 read. The reference runs with native cryptography where ``./dev bench`` could install it; the report says
@@ -13,10 +13,12 @@ from bench.harness import (
     MIB,
     Report,
     datfs_mount,
+    datfs_share,
     fast_runtime,
     in_turns,
     one_file_drive,
     peak_memory,
+    processor_seconds,
     read_through,
     reference_clone,
     scratch,
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     drive = one_file_drive(mib)
     report = Report(f"Sequential read of {mib} MiB from a reference peer on loopback", given)
     after_mounting: list[float] = []
+    from_datfs: list[float] = []
+    work: list[float] = []
     peaks: dict[str, list[float]] = {"datfs": [], "reference": []}
 
     def megabytes_a_second(size: int, seconds: float) -> float:
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise RuntimeError(f"{size} bytes came instead of {mib * MIB}")
         return size / seconds / 1e6
 
-    with serve(drive.path, "--quiet", runtime=fast_runtime()) as peer:
+    with serve(drive.path, "--quiet", runtime=fast_runtime()) as peer, datfs_share(drive.path) as other:
 
         def with_reference() -> float:
             with scratch() as store:
@@ -48,20 +52,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             peaks["reference"].append(got.mib_peak)
             return megabytes_a_second(got.size, got.seconds)
 
-        def with_datfs() -> float:
+        def with_datfs(address: str, once_mounted: list[float]) -> float:
             with (
                 scratch() as cache,
-                datfs_mount(f"dat://{drive.key}", "--peer", peer.address, "--cache-dir", str(cache)) as mounted,
+                datfs_mount(f"dat://{drive.key}", "--peer", address, "--cache-dir", str(cache)) as mounted,
             ):
+                before = processor_seconds(mounted.pid)
                 size, seconds = read_through(mounted.point / "file")
+                work.append(megabytes_a_second(size, processor_seconds(mounted.pid) - before))
                 peaks["datfs"].append(peak_memory(mounted.pid))
-            after_mounting.append(megabytes_a_second(size, seconds))
+            once_mounted.append(megabytes_a_second(size, seconds))
             return megabytes_a_second(size, mounted.seconds + seconds)
 
-        values = in_turns(given.runs, {"reference": with_reference, "datfs": with_datfs})
+        values = in_turns(
+            given.runs,
+            {
+                "reference": with_reference,
+                "datfs": lambda: with_datfs(peer.address, after_mounting),
+                "from datfs": lambda: with_datfs(other, from_datfs),
+            },
+        )
     report.add("reference client", "MB/s", values["reference"])
     report.add("datfs mount", "MB/s", values["datfs"], versus="reference client")
     report.add("datfs, once mounted", "MB/s", after_mounting)
+    report.add("datfs mount, from a datfs peer", "MB/s", values["from datfs"], versus="reference client")
+    report.add("the same, once mounted", "MB/s", from_datfs)
+    report.add("a second of the mount's processor", "MB", work)
     report.add("memory of the reference", "MiB", peaks["reference"])
     report.add("memory of datfs at most", "MiB", peaks["datfs"], versus="memory of the reference")
     report.show()

@@ -128,12 +128,16 @@ class OpenDrive:
             self._background_ended.set()
 
     async def _flush_now_and_then(self) -> None:
+        said = ""
         while True:
             await trio.sleep(FLUSH_INTERVAL)
             try:
                 await self.flush()
+                said = ""
             except OSError as error:
-                log.error("the cache cannot be written, what was fetched may be fetched again: %s", error)
+                if str(error) != said:  # once, not every few seconds while a disk is full
+                    log.error("the cache cannot be written, what was fetched may be fetched again: %s", error)
+                said = str(error)
 
 
 @contextlib.asynccontextmanager

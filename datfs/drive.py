@@ -291,8 +291,11 @@ class DriveTree:
         stat = await self.stat_of(entry)
         assert self.drive.content is not None
         content = self.drive.content
-        known = content.register.length
-        wrong = plausible(stat, known if known and content.longest_claim is None else None)
+        register = content.register
+        # Only a folder that has everything tells where the drive ends: elsewhere the content may be behind the
+        # metadata, in a cache that looked at an older version before, or until a peer tells what it has.
+        whole = register.read_only and register.has_range(0, register.length)
+        wrong = plausible(stat, register.length if register.length and whole else None)
         if wrong is not None:
             raise BadMetadata(f"{show_path(entry.path)}: the drive's entry cannot be right: {wrong}")
         if self.drive.check_bytes is not None:

@@ -335,12 +335,13 @@ class Operations(pyfuse3.Operations):
 
     async def _read_missing(self, opened: _OpenFile, offset: int, size: int) -> bytes:
         end = offset + size
-        if opened.buffered and opened.is_echo(offset, end, trio.current_time()):
-            raise errors.TimedOut("the same range timed out a moment ago")
+        # An echo may be about a part of the range that is here, and was only asked for together with one that is not.
+        echo = opened.buffered and opened.is_echo(offset, end, trio.current_time())
         try:
-            data = await self._wait(lambda: opened.file.read(offset, size), WAITING_READS)
+            data = await self._wait(lambda: opened.file.read(offset, size), WAITING_READS, 0.0 if echo else None)
         except errors.TimedOut:
-            opened.note_late(offset, end, trio.current_time())
+            if not echo:
+                opened.note_late(offset, end, trio.current_time())
             raise
         wanted = max(min(size, opened.size - offset), 0)
         if len(data) != wanted:
@@ -392,13 +393,13 @@ class Operations(pyfuse3.Operations):
 
     # Waiting and failing
 
-    async def _wait(self, ask: Callable[[], Awaitable[T]], most: int) -> T:
+    async def _wait(self, ask: Callable[[], Awaitable[T]], most: int, timeout: float | None = None) -> T:
         """The tree's answer. Raises TimedOut, Busy if ``most`` requests wait, Closed after close()."""
         if self._closed:
             raise errors.Closed("the mount is being closed")
         if len(self._waiting) >= most:
             raise errors.Busy(f"{len(self._waiting)} requests are waiting for data already")
-        with trio.move_on_after(self._timeout) as scope:
+        with trio.move_on_after(self._timeout if timeout is None else timeout) as scope:
             self._waiting.add(scope)
             try:
                 return await ask()

@@ -5,7 +5,8 @@ that are there, and a chunk is held only if all is there that tells its place an
 
 A crash can leave bitfield pages of different ages, never more bits than the other files have contents for
 (``docs/storage.md``). So too few bits are mended, and files shorter than the bits say are damage, which is refused:
-opening a shorter register then, and appending to it, would fork its history.
+opening a shorter register then, and appending to it, would fork its history. For the same reason a writer takes up
+again what it has signed and stored whole, whatever the bits say.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from bitarray import bitarray
 
 from datfs import flat, proof
-from datfs.crypto import TreeNode, parent_node, root_checksum, verify
+from datfs.crypto import TreeNode, leaf_hash, parent_node, root_checksum, verify
 from datfs.errors import BadStore
 from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
 from datfs.storage import RandomAccess
@@ -27,8 +28,19 @@ log = logging.getLogger(__name__)
 ADVICE = "The files do not belong together, or are damaged: a copy may be removed, to be fetched again"
 
 
-def settle(key: bytes, tree: NodeFile, signatures: SignatureFile, bits: BitfieldFile, data: RandomAccess) -> int:
-    """The length that the files prove; clears bits that they do not. Raises BadStore if they contradict each other."""
+def settle(
+    key: bytes,
+    tree: NodeFile,
+    signatures: SignatureFile,
+    bits: BitfieldFile,
+    data: RandomAccess,
+    *,
+    writer: bool,
+) -> int:
+    """The length that the files prove; clears bits that they do not. Raises BadStore if they contradict each other.
+
+    ``writer``: the secret key is here, so the files have what a writer left.
+    """
     if bits.fresh and signatures.entries:
         raise BadStore(
             f"{bits.file.name}: its header is missing or cut off (offset 0), though {signatures.file.name} has"
@@ -41,8 +53,13 @@ def settle(key: bytes, tree: NodeFile, signatures: SignatureFile, bits: Bitfield
     if length != claimed:
         log.info("%s: the last %d chunks were not written whole, and are dropped", bits.file.name, claimed - length)
     _forget_beyond(bits, length)
-    _mend_tree(tree, bits, length)
-    _drop_chunks(tree, bits, data, length)
+    if length:
+        if writer:
+            _fill_tree(tree, bits, length)
+        _mend_tree(tree, bits, length)
+        _drop_chunks(tree, bits, data, length)
+    if writer and signatures.entries > length:
+        length = _replay(key, tree, signatures, bits, data, length)
     return length
 
 
@@ -114,14 +131,70 @@ def _forget_beyond(bits: BitfieldFile, length: int) -> None:
             bits.set_tree(above, False)
 
 
+def _fill_tree(tree: NodeFile, bits: BitfieldFile, length: int) -> None:
+    """Takes for held, from the roots down, what the tree file has of the nodes that torn pages miss.
+
+    A writer has no other source of them. Copies fetch them again with the chunks; looking would cost them a read for
+    each sub-tree that they never had.
+    """
+    levels = list(_levels(bits, length))
+    for depth in range(len(levels) - 2, -1, -1):
+        held, above = levels[depth], levels[depth + 1]
+        pairs = len(held) // 2
+        missing = above[:pairs] & ~(held[0::2][:pairs] & held[1::2])
+        for offset in list(missing.search(bitarray([1]))):
+            number = flat.index(depth + 1, offset)
+            left, right = tree.get(flat.left_child(number)), tree.get(flat.right_child(number))
+            if left is not None and right is not None and parent_node(left, right) == tree.get(number):
+                bits.set_nodes([left.index, right.index], True)
+                held[2 * offset : 2 * offset + 2] = True
+
+
+def _replay(
+    key: bytes, tree: NodeFile, signatures: SignatureFile, bits: BitfieldFile, data: RandomAccess, length: int
+) -> int:
+    """Appends again what was signed and stored whole, but does not show in the bits; returns the length with it."""
+    roots = [_stored(tree, bits, number) for number in flat.full_roots(2 * length)]
+    offset = sum(root.size for root in roots)
+    new: list[TreeNode] = []
+    index = length
+    while index < signatures.entries:
+        leaf = tree.get(2 * index)
+        value = data.read(offset, leaf.size) if leaf is not None else b""
+        if leaf is None or (leaf_hash(value), len(value)) != (leaf.hash, leaf.size):
+            break
+        new += grow(roots, leaf)
+        offset, index = offset + leaf.size, index + 1
+        signature = signatures.get(index - 1)
+        if signature is None:
+            continue
+        if not verify(key, root_checksum(roots), signature):
+            break
+        for node in new:
+            tree.put(node)
+        bits.set_nodes([node.index for node in new], True)
+        bits.set_data_range(length, index, True)
+        log.info("%s: %d chunks that were stored whole are taken up again", bits.file.name, index - length)
+        length, new = index, []
+    return length
+
+
+def grow(roots: list[TreeNode], leaf: TreeNode) -> list[TreeNode]:
+    """Appends a leaf to the roots, in place; returns the nodes that are new (register.md section 8)."""
+    node, new = leaf, [leaf]
+    while roots and roots[-1].index == flat.sibling(node.index) and roots[-1].index < node.index:
+        node = parent_node(roots.pop(), node)
+        new.append(node)
+    roots.append(node)
+    return new
+
+
 def _mend_tree(tree: NodeFile, bits: BitfieldFile, length: int) -> None:
     """Makes the held nodes what verification leaves (register.md section 4), where torn pages left something else.
 
     A right child is held with its left sibling, and so are all right children above a held node; and a parent is
     held if both of its children are. Level by level on whole arrays of bits: a million chunks take a moment.
     """
-    if not length:
-        return
     levels = list(_levels(bits, length))
     placed = bitarray([1])
     for depth in range(len(levels) - 1, -1, -1):

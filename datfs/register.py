@@ -11,31 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from datfs import flat, proof, recovery
+from datfs import flat, key_files, proof, recovery
+from datfs.audit import AuditReport as AuditReport
+from datfs.audit import BadChunk as BadChunk
+from datfs.audit import audit
 from datfs.bitfield import Bitfield
-from datfs.crypto import (
-    SEED_BYTES,
-    Buffer,
-    KeyPair,
-    TreeNode,
-    key_pair,
-    leaf_hash,
-    parent_node,
-    root_checksum,
-    sign,
-    verify,
-)
-from datfs.errors import BadStore, CorruptStorage, NotFound, ReadOnly
-from datfs.link import KEY_BYTES, discovery_key
+from datfs.crypto import Buffer, KeyPair, TreeNode, key_pair, leaf_hash, root_checksum, sign
+from datfs.errors import CorruptStorage, NotFound, ReadOnly
+from datfs.link import discovery_key
 from datfs.proof import PresenceSet
 from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
-from datfs.storage import OpenStorage, RandomAccess
+from datfs.storage import OpenStorage, RandomAccess, Syncer
 from datfs.verification import check
 
-SECRET_KEY_BYTES = 64
-AUDIT_READ = 1 << 18
 APPEND_JOIN = 1 << 20  # chunks of a batch are joined into writes of about this many bytes
 
 
@@ -59,40 +49,16 @@ class SeekUnknown:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class BadChunk:
-    """A held chunk whose bytes are not the verified ones."""
-
-    index: int
-    offset: int
-    size: int
-
-
-@dataclass(slots=True)
-class AuditReport:
-    """What :meth:`Register.audit` found. ``bad_nodes``: tree nodes that do not follow from their children."""
-
-    chunks: int = 0
-    bytes: int = 0
-    bad_chunks: list[BadChunk] = field(default_factory=list)
-    bad_nodes: list[int] = field(default_factory=list)
-    signature_ok: bool = True
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything held is right."""
-        return self.signature_ok and not self.bad_chunks and not self.bad_nodes
-
-
 class PendingFlush:
     """A flush in three steps, of which the middle one, :meth:`sync`, may run in another thread.
 
     After an OSError of any step nothing is lost: what was to be written is left to the next flush.
     """
 
-    def __init__(self, register: Register, pages: list[tuple[int, bytes]]) -> None:
+    def __init__(self, register: Register, pages: list[tuple[int, bytes]], appended: bool) -> None:
         self._register = register
         self._pages = pages
+        self._appended = appended
 
     def sync(self) -> None:
         """Makes chunks, nodes and signatures durable. Raises OSError."""
@@ -105,14 +71,14 @@ class PendingFlush:
     def finish(self) -> None:
         """Writes the bits that say so, and makes them durable. Only after :meth:`sync`. Raises OSError."""
         try:
-            self._register._write_bits(self._pages)
+            self._register._write_bits(self._pages, self._appended)
         except OSError:
             self.abandon()
             raise
 
     def abandon(self) -> None:
         """Leaves what this flush was to write to the next one."""
-        self._register._redo_bits(self._pages)
+        self._register._redo_bits(self._pages, self._appended)
 
 
 class Register:
@@ -143,7 +109,9 @@ class Register:
         self.byte_length = 0
         self._next_place = (0, 0)  # chunk and byte offset after the last one placed: sequential puts need no sum
         self._newest_roots: list[TreeNode] | None = []
-        self._data_unsynced = False
+        self._data_syncer = Syncer(data)
+        self._undone: tuple[list[int], int] | None = None  # nodes and signature of an append that failed
+        self._appended = False  # since the last flush
         self._closed = False
 
     # -- opening
@@ -162,16 +130,7 @@ class Register:
         ``keys``: default a new pair. ``store_secret``: keep the secret key beside the register.
         """
         keys = keys or key_pair()
-        with closing(open_storage(prefix + "key")) as key_file:
-            if _read_key(key_file, KEY_BYTES) is not None:
-                raise BadStore(f"{key_file.name}: there is a register here already")
-            if store_secret:
-                # First, so that a crash never leaves a key whose secret is lost.
-                with closing(open_storage(prefix + "secret_key")) as secret_file:
-                    secret_file.write(0, keys.secret)
-                    secret_file.sync()
-            key_file.write(0, keys.public)
-            key_file.sync()
+        key_files.write(open_storage, prefix, keys, store_secret=store_secret)
         return cls.open(open_storage, key=keys.public, secret_key=keys.secret, prefix=prefix)
 
     @classmethod
@@ -190,20 +149,16 @@ class Register:
         mended in memory, and on disk at the next flush. Raises BadStore, naming file and offset, if it cannot be;
         OSError.
         """
-        public = _settle_key(open_storage, key, read_only, prefix)
-        if secret_key is None and not read_only:
-            with closing(open_storage(prefix + "secret_key")) as file:
-                secret_key = _read_key(file, SECRET_KEY_BYTES)
-                _check_secret(public, secret_key, file.name)
-        else:
-            _check_secret(public, secret_key, "secret_key")
+        public = key_files.settle(open_storage, prefix, key, read_only=read_only)
+        secret_key = key_files.secret(open_storage, prefix, public, secret_key, look=not read_only)
         with ExitStack() as stack:
             names = ("tree", "signatures", "bitfield", "data")
             files = [stack.enter_context(closing(open_storage(prefix + name))) for name in names]
             tree, signatures = NodeFile(files[0], read_only), SignatureFile(files[1], read_only)
             bits = BitfieldFile(files[2], read_only)
             register = cls(public, secret_key, tree, signatures, bits, files[3], read_only=read_only)
-            register.length = recovery.settle(public, tree, signatures, bits, files[3])
+            writer = secret_key is not None
+            register.length = recovery.settle(public, tree, signatures, bits, files[3], writer=writer)
             register._newest_roots = None
             register.byte_length = sum(node.size for node in register.roots())
             for part in (bits, tree, signatures):
@@ -375,6 +330,8 @@ class Register:
         """
         if self.read_only:
             raise ReadOnly("the register was opened read-only")
+        if self._undone is not None:
+            self._forget_undone()
         new, length, roots = check(self.key, self.node, index, value, nodes, signature)
         tree, bits = self._tree, self._bits
         for node in new:
@@ -384,7 +341,7 @@ class Register:
             offset = self._place(index, new)
             if value:
                 self._data.write(offset, value)
-                self._data_unsynced = True  # only now: a sync in another thread may run meanwhile
+                self._data_syncer.written()
             self._next_place = (index + 1, offset + len(value))
         has = bits.tree.get
         for node in new:
@@ -425,6 +382,7 @@ class Register:
         first, before = self.length, (self.length, self.byte_length)
         if not chunks:
             return first
+        self._forget_undone()
         new, roots = self._grow(chunks)
         length = first + len(chunks)
         signature = sign(self.secret_key, root_checksum(roots))
@@ -433,6 +391,7 @@ class Register:
         self._tree.put_many(new)
         self._bits.set_nodes([node.index for node in new], True)
         self._bits.set_data_range(first, length, True)
+        self._appended = True
         self._stand_at(length, sum(root.size for root in roots), roots)
         if sync:
             try:
@@ -440,12 +399,30 @@ class Register:
             except OSError:
                 self._bits.set_data_range(first, length, False)
                 self._bits.set_nodes([node.index for node in new], False)
-                for node in new:
-                    self._tree.discard(node.index)
-                self._signatures.discard(length - 1)
+                self._undone = [node.index for node in new], length - 1
                 self._stand_at(*before, None)
+                try:
+                    self._forget_undone()
+                    self.flush()
+                except OSError:
+                    pass  # the disk fails still: the next append, put or close tries again
                 raise
         return first
+
+    def _forget_undone(self) -> None:
+        """Takes back what an append wrote that failed. Raises OSError.
+
+        The bits on the disk may mention it still. They go first, durably: else a crash after the next contents would
+        leave bits of the one append with contents of the other.
+        """
+        if self._undone is None:
+            return
+        self.flush()
+        nodes, signature = self._undone
+        for number in nodes:
+            self._tree.discard(number)
+        self._signatures.discard(signature)
+        self._undone = None
 
     def _stand_at(self, length: int, byte_length: int, roots: list[TreeNode] | None) -> None:
         self.length, self.byte_length, self._newest_roots = length, byte_length, roots
@@ -454,14 +431,9 @@ class Register:
     def _grow(self, chunks: Sequence[Buffer]) -> tuple[list[TreeNode], list[TreeNode]]:
         """The nodes that the chunks add, and the roots with them (register.md section 8)."""
         stack = self.roots()
-        new = []
+        new: list[TreeNode] = []
         for number, chunk in enumerate(chunks, self.length):
-            node = TreeNode(2 * number, leaf_hash(chunk), len(chunk))
-            new.append(node)
-            while stack and stack[-1].index == flat.sibling(node.index) and stack[-1].index < node.index:
-                node = parent_node(stack.pop(), node)
-                new.append(node)
-            stack.append(node)
+            new += recovery.grow(stack, TreeNode(2 * number, leaf_hash(chunk), len(chunk)))
         return new, stack
 
     def _write_chunks(self, chunks: Sequence[Buffer]) -> None:
@@ -476,7 +448,7 @@ class Register:
                 offset, gathered, size = offset + size, [], 0
         if size:
             self._data.write(offset, gathered[0] if len(gathered) == 1 else b"".join(gathered))
-        self._data_unsynced = True  # only now: a sync in another thread may run meanwhile
+        self._data_syncer.written()
 
     def clear(self, first: int, stop: int) -> None:
         """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError.
@@ -507,7 +479,8 @@ class Register:
         """Writes nodes and signatures, and notes which bits are to follow. Raises OSError; nothing is lost then."""
         self._tree.flush()
         self._signatures.flush()
-        return PendingFlush(self, self._bits.snapshot())
+        appended, self._appended = self._appended, False
+        return PendingFlush(self, self._bits.snapshot(), appended)
 
     def flush(self) -> None:
         """Makes everything that is held durable. Raises OSError, after which it may be tried again."""
@@ -516,22 +489,22 @@ class Register:
         pending.finish()
 
     def _sync_contents(self) -> None:
-        if self._data_unsynced:
-            self._data_unsynced = False
-            try:
-                self._data.sync()
-            except OSError:
-                self._data_unsynced = True
-                raise
+        self._data_syncer.sync()
         self._tree.sync()
         self._signatures.sync()
 
-    def _write_bits(self, pages: list[tuple[int, bytes]]) -> None:
+    def _write_bits(self, pages: list[tuple[int, bytes]], appended: bool) -> None:
+        if appended:
+            # The length follows from the nodes' bits. A page torn between these and the chunks' bits would leave a
+            # longer register that lacks chunks which nobody else has.
+            self._bits.write_data_part(pages)
+            self._bits.sync()
         self._bits.write(pages)
         self._bits.sync()
 
-    def _redo_bits(self, pages: list[tuple[int, bytes]]) -> None:
+    def _redo_bits(self, pages: list[tuple[int, bytes]], appended: bool) -> None:
         self._bits.redo(pages)
+        self._appended |= appended
 
     def close(self) -> None:
         """Flushes and closes the files; a second call does nothing. Raises OSError of the flush, with files closed."""
@@ -540,6 +513,7 @@ class Register:
         self._closed = True
         try:
             if not self.read_only:
+                self._forget_undone()
                 self.flush()
         finally:
             for file in (self._data, self._tree.file, self._signatures.file, self._bits.file):
@@ -552,91 +526,4 @@ class Register:
 
         ``progress`` is told the bytes of each chunk. Changes nothing. Raises OSError.
         """
-        report = AuditReport()
-        for first, stop in list(self._bits.data.runs()):
-            self._audit_run(first, stop, report, progress)
-        for first, stop in list(self._bits.tree.runs()):
-            for number in range(first, stop):
-                if not self._node_follows(number):
-                    report.bad_nodes.append(number)
-        if self.length:
-            signature = self._signatures.get(self.length - 1)
-            numbers = flat.full_roots(2 * self.length)
-            roots = [root for root in map(self.node, numbers) if root is not None]
-            whole = signature is not None and len(roots) == len(numbers)
-            report.signature_ok = whole and verify(self.key, root_checksum(roots), signature or b"")
-        return report
-
-    def _audit_run(self, first: int, stop: int, report: AuditReport, progress: Callable[[int], None] | None) -> None:
-        """Hashes the held chunks ``first .. stop-1``, which lie one behind the other; small ones are read together."""
-        place, end = self._known_offset(first), self._known_offset(stop)
-        block, block_at = b"", 0
-        for index in range(first, stop):
-            leaf = self.node(2 * index)
-            if place is None:
-                place = self._known_offset(index)
-            if leaf is None or place is None:  # what is wrong with the tree is reported as such
-                place = None
-                continue
-            offset, place = place, place + leaf.size
-            if place > block_at + len(block):
-                ahead = AUDIT_READ if end is None else min(AUDIT_READ, end - offset)
-                block, block_at = self._data.read(offset, max(leaf.size, ahead)), offset
-            value = block if len(block) == leaf.size else block[offset - block_at : place - block_at]
-            report.chunks += 1
-            report.bytes += leaf.size
-            if len(value) != leaf.size or leaf_hash(value) != leaf.hash:
-                report.bad_chunks.append(BadChunk(index, offset, leaf.size))
-            if progress is not None:
-                progress(leaf.size)
-
-    def _known_offset(self, index: int) -> int | None:
-        try:
-            return self.byte_offset(index)
-        except (ChunkMissing, CorruptStorage):
-            return None
-
-    def _node_follows(self, number: int) -> bool:
-        node = self._tree.get(number)
-        if node is None or not number & 1:
-            return node is not None
-        left, right = self.node(flat.left_child(number)), self.node(flat.right_child(number))
-        return left is None or right is None or parent_node(left, right) == node
-
-
-def _settle_key(open_storage: OpenStorage, key: bytes | None, read_only: bool, prefix: str) -> bytes:
-    """The public key, stored if it is not yet. Raises BadStore if there is none, or another one."""
-    with closing(open_storage(prefix + "key")) as file:
-        stored = file.read(0, KEY_BYTES + 1)
-        if not stored and key is None:
-            raise BadStore(f"{file.name}: there is no register here")
-        # Cut off, or zeros: a crash while it was written, if it is known what was to be written.
-        short = len(stored) < KEY_BYTES or not any(stored)
-        if key is not None and short and key.startswith(stored.rstrip(b"\0")):
-            if not read_only:
-                file.write(0, key)
-                file.sync()
-            return key
-        found = _read_key(file, KEY_BYTES)
-        assert found is not None
-        if key is not None and found != key:
-            raise BadStore(f"{file.name}: another register is stored here (offset 0: {found.hex()}, not {key.hex()})")
-        return found
-
-
-def _check_secret(public: bytes, secret_key: bytes | None, name: str) -> None:
-    if secret_key is None:
-        return
-    if len(secret_key) != SECRET_KEY_BYTES or key_pair(secret_key[:SEED_BYTES]) != (public, secret_key):
-        raise BadStore(f"{name}: the secret key (offset 0) does not belong to the register {public.hex()}")
-
-
-def _read_key(file: RandomAccess, size: int) -> bytes | None:
-    """A key file's bytes; None if it does not exist or is empty. Raises BadStore for another length, OSError."""
-    data = file.read(0, size + 1)
-    if not data:
-        return None
-    if len(data) != size:
-        found = f"{file.size()} bytes" if file.size() <= 1 << 20 else "far too many bytes"
-        raise BadStore(f"{file.name}: a key of {size} bytes should be here (offset 0), not {found}")
-    return data
+        return audit(self, self._data, progress)

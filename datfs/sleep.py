@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import groupby
 
 from datfs.bitfield import Bitfield
 from datfs.crypto import SIGNATURE_BYTES, TreeNode
@@ -251,9 +252,12 @@ class SignatureFile(SleepFile):
 
     def flush(self) -> None:
         """Writes what changed. After an error the rest is still to be written."""
-        for index in sorted(self._dirty):
-            self._write(self.offset_of(index), self._dirty[index])
-            del self._dirty[index]
+        # Slots one behind the other, as single appends leave them, go in one write.
+        for _, group in groupby(enumerate(sorted(self._dirty)), key=lambda place: place[1] - place[0]):
+            run = [index for _, index in group]
+            self._write(self.offset_of(run[0]), b"".join([self._dirty[index] for index in run]))
+            for index in run:
+                del self._dirty[index]
 
     def discard(self, index: int) -> None:
         """Takes back a signature that was put; what a flush wrote of it already is written over by the next one."""
@@ -290,7 +294,8 @@ class BitfieldFile(SleepFile):
         self._index = rest
         self._index_checked = False
         self.pages = len(data) // DATA_BYTES
-        self._dirty: set[int] = set()
+        # A last page that is cut off is to be written whole.
+        self._dirty = {self.pages - 1} if self.pages > self.entries else set()
         self._changed_groups: set[int] = set()  # groups of 32 chunks whose index bytes are stale
         self._newest: dict[int, bytes] = {}  # of each page, what the newest snapshot that was not written has
         self._failed: list[int] = []  # pages to write again; another thread may append
@@ -349,6 +354,12 @@ class BitfieldFile(SleepFile):
     def redo(self, pages: list[tuple[int, bytes]]) -> None:
         """Writing failed: these pages are to be written again. May be called from another thread."""
         self._failed.extend(number for number, _ in pages)
+
+    def write_data_part(self, pages: list[tuple[int, bytes]]) -> None:
+        """Writes of the pages that :meth:`write` would write only which chunks are stored. Raises OSError."""
+        for number, page in pages:
+            if self._newest.get(number) is page:
+                self._write(self.offset_of(number), page[:DATA_BYTES])
 
     def write(self, pages: list[tuple[int, bytes]]) -> None:
         """Writes pages of a snapshot, except those of which there was a newer snapshot meanwhile. Raises OSError.

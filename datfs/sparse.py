@@ -7,8 +7,11 @@ where chunks come from: a :class:`ChunkSource` asks :meth:`SparseRegister.next_w
 A chunk's life::
 
     absent ──want──► wanted ──next_wants──► in flight ──put──► held
-               ▲        ▲                       │
-               └──drop──┴───────release─────────┘
+               ▲        ▲                       │  │
+               └──drop──┴───────release─────────┘  └──the disk refuses it──► unstorable ──a new reader──► wanted
+
+A chunk that could not be written is not asked for again before somebody new wants it or the disk takes another one:
+it would be fetched again and again.
 
 Everything here runs in one thread; nothing awaits while an invariant is broken (``docs/design.md``, "State").
 """
@@ -23,7 +26,7 @@ import trio
 
 from datfs.bitfield import Bitfield
 from datfs.crypto import TreeNode
-from datfs.errors import Closed, DatfsError, NoPeers
+from datfs.errors import Closed, CorruptStorage, DatfsError, NoPeers
 from datfs.register import Register
 
 
@@ -95,10 +98,13 @@ class _Waiter:
         self.error: Callable[[], Exception] | None = None
 
 
-def _same(error: OSError) -> Callable[[], OSError]:
+def _same(error: OSError | CorruptStorage) -> Callable[[], Exception]:
     """Makes equal errors, one for each reader: a raised exception gathers the traceback of one task only."""
-    number, text, name = error.errno, error.strerror, error.filename
-    return lambda: OSError(number, text, name)
+    if isinstance(error, CorruptStorage):
+        text, store, offset = str(error), error.store, error.offset
+        return lambda: CorruptStorage(text, store, offset)
+    number, reason, name = error.errno, error.strerror, error.filename
+    return lambda: OSError(number, reason, name)
 
 
 class SparseRegister:
@@ -116,11 +122,15 @@ class SparseRegister:
         self.trusted = trusted
         self.source = source
         self._levels: tuple[dict[int, int], ...] = tuple({} for _ in Urgency)
+        # What of each level may be asked for now: neither held nor in flight nor unstorable. Kept apart so that the
+        # choice of the next request does not go through all that was wanted at once.
+        self._open: tuple[dict[int, None], ...] = tuple({} for _ in Urgency)
         self._waiters: dict[int, _Waiter] = {}
         self._in_flight: set[int] = set()
         self._length_waiters: set[trio.Event] = set()
         self._claims: dict[object, int] = {}
         self._closed = False
+        self._unstorable: dict[int, Callable[[], Exception]] = {}
         self._store_failed = False
 
     # -- what readers call
@@ -141,11 +151,16 @@ class SparseRegister:
             return
         if self._closed:
             raise Closed("the drive was closed")
+        for index in missing:
+            if self._unstorable.pop(index, None) is not None:
+                self._settle(index)
         self.want(missing, urgency)
         try:
             self.source.wants_changed(self)
             for index in missing:
                 while not has(index):
+                    if index in self._unstorable:
+                        raise self._unstorable[index]()
                     error = self.source.hopeless(self)
                     if error is not None:
                         raise error
@@ -169,9 +184,11 @@ class SparseRegister:
 
     def want(self, indices: Iterable[int], urgency: Urgency) -> None:
         """Counts a want for each index; call ``source.wants_changed`` afterwards. Undone by :meth:`drop`."""
-        level = self._levels[urgency]
+        level, is_open = self._levels[urgency], self._open[urgency]
         for index in indices:
             level[index] = level.get(index, 0) + 1
+            if self._may_be_asked(index):
+                is_open[index] = None
 
     def drop(self, indices: Iterable[int], urgency: Urgency) -> None:
         """Takes back what :meth:`want` counted."""
@@ -182,6 +199,19 @@ class SparseRegister:
                 level[index] = left
             else:
                 del level[index]
+                self._open[urgency].pop(index, None)
+
+    def _may_be_asked(self, index: int) -> bool:
+        return index not in self._in_flight and index not in self._unstorable and not self.register.has(index)
+
+    def _settle(self, index: int) -> None:
+        """Puts the chunk into, or takes it out of, what may be asked for, after something about it changed."""
+        may = self._may_be_asked(index)
+        for level, is_open in zip(self._levels, self._open, strict=True):
+            if may and index in level:
+                is_open[index] = None
+            else:
+                is_open.pop(index, None)
 
     async def learn_length(self) -> bool:
         """Waits until a longer signed length is verified (True), or a peer says it has no longer one (False).
@@ -191,6 +221,9 @@ class SparseRegister:
         if self._closed:
             raise Closed("the drive was closed")
         before = self.register.length
+        for index in [index for index in self._unstorable if index >= before]:
+            del self._unstorable[index]
+            self._settle(index)
         event = trio.Event()
         self._length_waiters.add(event)
         try:
@@ -200,6 +233,9 @@ class SparseRegister:
                     return True
                 if self._claims and max(self._claims.values()) <= self.register.length:
                     return False
+                for index, make_error in self._unstorable.items():
+                    if index >= before:
+                        raise make_error()
                 error = self.source.hopeless(self)
                 if error is not None:
                     raise error
@@ -264,17 +300,28 @@ class SparseRegister:
         chosen: list[int] = []
         if limit <= 0:
             return chosen
-        in_flight, has = self._in_flight, self.register.has
-        # After a failed write nothing is fetched ahead until one succeeds: it would be fetched again and again.
-        for level in self._levels[:1] if self._store_failed else self._levels:
-            for index in level:
-                if index in in_flight or index in avoid or not held.get(index) or has(index):
-                    continue
-                in_flight.add(index)
-                chosen.append(index)
-                if len(chosen) == limit:
-                    return chosen
+        # After a failed write nothing is fetched ahead until one succeeds.
+        for is_open in self._open[:1] if self._store_failed else self._open:
+            for index in is_open:
+                if held.get(index) and index not in avoid:
+                    chosen.append(index)
+                    if len(chosen) == limit:
+                        break
+            for index in chosen:
+                self._take(index)
+            if len(chosen) == limit:
+                break
         return chosen
+
+    def _take(self, index: int) -> None:
+        self._in_flight.add(index)
+        for is_open in self._open:
+            is_open.pop(index, None)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a chunk that a reader waits for has not been asked for yet."""
+        return bool(self._open[Urgency.NOW])
 
     def is_waited_for(self, index: int) -> bool:
         """Whether a reader waits for the chunk now."""
@@ -282,14 +329,17 @@ class SparseRegister:
 
     def reserve(self, index: int) -> bool:
         """Reserves one chunk that need not be wanted (the newest, to learn the length). False if it is taken."""
-        if index in self._in_flight or self.register.has(index):
+        if not self._may_be_asked(index):
             return False
-        self._in_flight.add(index)
+        self._take(index)
         return True
 
     def release(self, indices: Iterable[int]) -> None:
         """Gives reservations back unfulfilled; call ``wants_changed`` so that others are asked."""
-        self._in_flight.difference_update(indices)
+        for index in indices:
+            if index in self._in_flight:
+                self._in_flight.discard(index)
+                self._settle(index)
 
     def put(
         self,
@@ -301,23 +351,48 @@ class SparseRegister:
         """Verifies and stores an answer, then wakes its readers. True if the register grew.
 
         Raises BadProof (nothing was stored), ForkedRegister. A disk that is full or broken is not the peer's fault:
-        the readers of the chunk get the OSError, nobody else.
+        the readers of the chunk get the OSError or CorruptStorage, nobody else.
         """
         try:
             grew = self.register.put(index, value, nodes, signature)
-        except OSError as error:
-            self._in_flight.discard(index)
-            self._store_failed = True
-            self._fail_one(index, _same(error))
+        except (OSError, CorruptStorage) as error:
+            self._store_refused(index, _same(error))
             return False
-        self._store_failed = False
         self._in_flight.discard(index)
-        waiter = self._waiters.pop(index, None)
-        if waiter is not None:
-            waiter.event.set()
+        self._settle(index)
+        if self._store_failed:
+            self._store_works_again()
+        self._wake(index)
         if grew:
             self._wake_length_waiters()
         return grew
+
+    def appended(self, first: int, count: int = 1) -> None:
+        """We appended these chunks ourselves: wakes who waits for them, or for a longer register."""
+        for index in range(first, first + count):
+            self._settle(index)
+            self._wake(index)
+        self._wake_length_waiters()
+
+    def _wake(self, index: int) -> None:
+        waiter = self._waiters.pop(index, None)
+        if waiter is not None:
+            waiter.event.set()
+
+    def _store_refused(self, index: int, make_error: Callable[[], Exception]) -> None:
+        self._store_failed = True
+        self._unstorable[index] = make_error
+        self._in_flight.discard(index)
+        self._settle(index)
+        self._fail_one(index, make_error)
+        if index >= self.register.length:
+            self._wake_length_waiters()
+
+    def _store_works_again(self) -> None:
+        self._store_failed = False
+        refused, self._unstorable = list(self._unstorable), {}
+        for index in refused:
+            self._settle(index)
 
     def claim(self, peer: object, length: int) -> None:
         """A peer has told, for the first time or anew, that it knows ``length`` chunks. A claim, not a proof."""

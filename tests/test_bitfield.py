@@ -94,7 +94,9 @@ def test_run_length_vectors(case: dict[str, object]) -> None:
     assert len(decoded) == case["decodedLength"]
 
 
-RUNS = st.lists(st.one_of(st.binary(max_size=9), st.integers(1, 400).map(bytes), st.integers(1, 400).map(b"\xff".__mul__)))
+RUNS = st.lists(
+    st.one_of(st.binary(max_size=9), st.integers(1, 400).map(bytes), st.integers(1, 400).map(b"\xff".__mul__))
+)
 
 
 @given(RUNS.map(b"".join))

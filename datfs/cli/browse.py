@@ -16,9 +16,11 @@ from datfs.cli.output import count, entry_facts, mode_text, path_text, print_jso
 from datfs.errors import BadMetadata, IsADirectory
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
+from datfs.metadata import Record
 from datfs.text import show_path, show_size
 from datfs.vfs import Entry, Kind
 
+LOG_BATCH = 256  # changes fetched at a time
 READ_BYTES = 1024 * 1024
 
 
@@ -213,10 +215,11 @@ def _write_all(data: bytes) -> None:
 
 @click.command()
 @click.argument("link", type=TargetType())
+@click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> None:
-    """Tell the history of a drive, oldest change first."""
+def log(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
+    """Tell the history of a drive, or of what is at and below paths, oldest change first."""
     options = make_options(share_locked=True, **rest)
 
     async def run() -> None:
@@ -224,8 +227,9 @@ def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> N
             last = at.tree.version
             width = len(str(last))
             drive = at.opened.drive
-            for start in range(1, last + 1, 256):
-                batch = range(start, min(start + 256, last + 1))
+            paths = at.paths(path)
+            for start in range(1, last + 1, LOG_BATCH):
+                batch = range(start, min(start + LOG_BATCH, last + 1))
                 await at.wait(f"the history from version {start} on", drive.metadata.ensure(batch))
                 for seq in batch:
                     try:
@@ -236,66 +240,98 @@ def log(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> N
                         else:
                             print(f"{seq:0{width}} [???] {error}")
                         continue
-                    found = record.stat
-                    change = "put" if record.value is not None else "del"
-                    if as_json:
-                        facts: dict[str, Any] = {
-                            "version": seq,
-                            "change": change,
-                            "path": path_text(record.path),
-                        }
-                        if found is not None:
-                            facts |= {"size": found.size, "chunks": found.blocks, "mtime": found.mtime / 1000}
-                        print_json(facts)
-                    else:
-                        more = f" {show_size(found.size)} ({count(found.blocks, 'chunk')})" if found is not None else ""
-                        write_name(b"/" + b"/".join(record.path), before=f"{seq:0{width}} [{change}] ", after=more)
+                    if any(record.path[: len(one)] == one for one in paths):
+                        _print_change(record, width, as_json)
 
     trio.run(run)
 
 
+def _print_change(record: Record, width: int, as_json: bool) -> None:
+    found = record.stat
+    change = "put" if record.value is not None else "del"
+    if as_json:
+        facts: dict[str, Any] = {"version": record.seq, "change": change, "path": path_text(record.path)}
+        if found is not None:
+            facts |= {"size": found.size, "chunks": found.blocks, "mtime": found.mtime / 1000}
+        print_json(facts)
+    else:
+        more = f" {show_size(found.size)} ({count(found.blocks, 'chunk')})" if found is not None else ""
+        write_name(b"/" + b"/".join(record.path), before=f"{record.seq:0{width}} [{change}] ", after=more)
+
+
 @click.command()
 @click.argument("link", type=TargetType())
+@click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def info(link: Link | Path, as_json: bool, version: int | None, **rest: Any) -> None:
-    """Tell what a drive is and how much of it is here."""
+def info(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
+    """Tell what a drive is and how much of it is here; for each PATH also what is below it."""
     options = make_options(share_locked=True, **rest)
 
     async def run() -> None:
         async with view(link, options, version) as at:
-            drive = at.opened.drive
-            metadata, content = drive.metadata.register, drive.content
-            assert content is not None
-            chunks, known = (
-                content.register.data_bits.count(0, content.register.length),
-                content.register.length,
-            )
-            facts: dict[str, Any] = {
-                "link": f"dat://{drive.key.hex()}",
-                "discovery_key": discovery_key(drive.key).hex(),
-                "content_key": content.register.key.hex(),
-                "version": at.tree.version,
-                "newest_version": drive.version,
-                "metadata_chunks": metadata.length,
-                "metadata_chunks_held": metadata.data_bits.count(0, metadata.length),
-                "content_chunks": known,
-                "content_chunks_held": chunks,
-                "content_bytes": content.register.byte_length,
-                "store": str(at.opened.store.folder) if at.opened.store.folder is not None else None,
-            }
+            facts = _facts_of_drive(at)
+            paths = at.paths(path) if path or at.opened.link.path else []
+            sums = [await _sum_below(at, one) for one in paths]
             if as_json:
-                print_json(facts)
+                print_json(facts | {"paths": sums})
                 return
             print(f"Link:          {facts['link']}")
             print(f"Discovery key: {facts['discovery_key']}")
             print(f"Version:       {facts['version']} (newest known: {facts['newest_version']})")
             print(f"Metadata:      {facts['metadata_chunks_held']} of {facts['metadata_chunks']} chunks here")
+            known = facts["content_chunks"]
             size = f", {show_size(facts['content_bytes'])}" if known else ", length not known yet"
-            print(f"Content:       {chunks} of {known} chunks here{size}")
+            print(f"Content:       {facts['content_chunks_held']} of {known} chunks here{size}")
             print(f"Store:         {facts['store'] or 'memory'}")
+            for one, found in zip(paths, sums, strict=True):
+                print(
+                    f"{show_path(one)}: {count(found['files'], 'file')}, {show_size(found['size'])};"
+                    f" {found['chunks_held']} of {found['chunks']} chunks here"
+                )
 
     trio.run(run)
+
+
+def _facts_of_drive(at: View) -> dict[str, Any]:
+    drive = at.opened.drive
+    metadata, content = drive.metadata.register, drive.content
+    assert content is not None
+    known = content.register.length
+    folder = at.opened.store.folder
+    return {
+        "link": f"dat://{drive.key.hex()}",
+        "discovery_key": discovery_key(drive.key).hex(),
+        "content_key": content.register.key.hex(),
+        "version": at.tree.version,
+        "newest_version": drive.version,
+        "metadata_chunks": metadata.length,
+        "metadata_chunks_held": metadata.data_bits.count(0, metadata.length),
+        "content_chunks": known,
+        "content_chunks_held": content.register.data_bits.count(0, known),
+        "content_bytes": content.register.byte_length,
+        "store": str(folder) if folder is not None else None,
+    }
+
+
+async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:
+    """Files, bytes and chunks at and below a path; fetches the metadata for it."""
+    content = at.opened.drive.content
+    assert content is not None
+    total = {"files": 0, "directories": 0, "size": 0, "chunks": 0, "chunks_held": 0}
+    open_entries = [await _find(at, path)]
+    while open_entries:
+        entry = open_entries.pop()
+        if entry.kind is Kind.DIRECTORY:
+            total["directories"] += 1
+            open_entries += await _list(at, entry)
+            continue
+        stat = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
+        total["files"] += 1
+        total["size"] += entry.size
+        total["chunks"] += stat.blocks
+        total["chunks_held"] += content.register.data_bits.count(stat.offset, stat.offset + stat.blocks)
+    return {"path": path_text(path), **total}
 
 
 COMMANDS = (ls, tree, stat, cat, log, info)

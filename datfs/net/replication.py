@@ -116,13 +116,19 @@ class PeerState:
     def on_unhave(self, unhave: Unhave, now: float) -> None:
         """The peer no longer has these chunks; what was asked of them is asked elsewhere."""
         stop = unhave.start + unhave.length
-        self.held.set_range(unhave.start, min(stop, self._limit()), False)
         gone = [index for index in self._asked if unhave.start <= index < stop]
         self._give_up(gone, now)
-        if unhave.start == 0 and stop >= self.length:
-            self.length = 0
+        self._lacks(unhave.start, stop)
         if gone:
             self.register.source.wants_changed(self.register)
+
+    def _lacks(self, first: int, stop: int) -> None:
+        """The peer cannot give these chunks, so it is not asked for them again, not even to learn the length."""
+        self.held.set_range(first, min(stop, self._limit()), False)
+        if first < self.length <= stop:
+            self.length = first
+            if self.first_have:
+                self.register.claim(self, self.length)
 
     def on_data(self, data: Data, now: float) -> bool:
         """An answer. True if it was stored. Raises BadProof or ForkedRegister, which end this peer."""
@@ -133,7 +139,7 @@ class PeerState:
                 return False
             del self._late[data.index]
         if data.value is None:
-            self.unasked += 1
+            self._lacks(data.index, data.index + 1)  # only proof of it: else it would be asked for again at once
             self.register.release((data.index,))
             return False
         self._progress = now
@@ -151,25 +157,31 @@ class PeerState:
         except DatfsError:
             register.release((data.index,))  # it is no longer among those that close() gives back
             raise
+        if not register.register.has(data.index):
+            return False  # our disk refused it
         self.chunks_received += 1
-        return register.register.has(data.index)
+        return True
 
     # -- what we ask
 
-    def refill(self, now: float) -> None:
-        """Queues requests for wanted chunks that the peer has, up to the window."""
+    def refill(self, now: float, *, in_batches: bool = False) -> None:
+        """Queues requests for wanted chunks that the peer has, up to the window.
+
+        ``in_batches``: not before a quarter of the window is free, unless a reader's chunk was not asked for yet. A
+        message for each answer would be a packet for each answer.
+        """
         if self._closed or (not self.first_have and not self.length):
             return
         register = self.register
         room = self._window - len(self._asked)
-        if room <= 0:
+        if room <= 0 or (in_batches and room < self._window // 4 and not register.urgent):
             return
         if not self._asked:
             self._progress = now
         length = register.register.length
         if register.length_wanted and self.length > length:
             newest = self.length - 1
-            if newest not in self._asked and register.reserve(newest):
+            if newest not in self._asked and newest not in self._avoided(now) and register.reserve(newest):
                 self._request(newest, now)
                 room -= 1
         for index in register.next_wants(self.held, room, self._avoided(now)):
@@ -221,7 +233,8 @@ class PeerState:
         self.register.source.wants_changed(self.register)
 
     def _patience(self, index: int) -> float:
-        if self.register.peers > 1 and self.register.is_waited_for(index):
+        awaited = self.register.length_wanted or self.register.is_waited_for(index)
+        if self.register.peers > 1 and awaited:
             return min(LATE, max(IMPATIENT, 2 * self._usual))
         return LATE
 

@@ -2,7 +2,15 @@
 
 Drives one :class:`~datfs.net.connection.Connection` over one trio stream, with a reader, a writer and a timer, and
 hands messages to the :class:`~datfs.net.replication.PeerState` and :class:`~datfs.net.upload.UploadState` of their
-register. What goes wrong ends this session and nothing else.
+register. What goes wrong ends this session and nothing else (``docs/network.md``).
+
+::
+
+    stream ──► reader ──events──► PeerState, UploadState ──outgoing──┐
+                                                                     ├─► writer ──► stream
+    a reader's want, an announcement (other tasks) ── flush() wakes ─┘
+
+Other tasks only change the states and wake the writer: nothing that is wrong with this connection can reach them.
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from typing import Protocol
 
 import trio
 
-from datfs.errors import BadProof, DatfsError, ForkedRegister, ProtocolError, RemoteProtocolError
+from datfs.errors import DatfsError, RemoteProtocolError
 from datfs.net.connection import (
     ChannelClosed,
     ChannelOpened,
@@ -24,7 +32,7 @@ from datfs.net.connection import (
     KeyNeeded,
     MessageReceived,
 )
-from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
+from datfs.net.messages import Data, Have, Info, Message, Request, Unhave, Want
 from datfs.net.replication import PeerState
 from datfs.net.transport import receive_into
 from datfs.net.upload import UploadState
@@ -34,18 +42,14 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 256 * 1024
 SEND_BYTES = 1024 * 1024  # answers are made while less than this waits to be sent
+SEND_PIECE = 256 * 1024
+UNSENT_MOST = 4096  # messages; from a peer that makes us say so much and does not read it, nothing more is read
+MESSAGES_IN_A_ROW = 64  # then the other tasks have their turn
 HANDSHAKE_TIMEOUT = 10.0
-SEND_TIMEOUT = 60.0  # a peer that reads nothing for so long is gone
+SEND_TIMEOUT = 60.0  # a peer that takes nothing of SEND_PIECE for so long is gone
 TICK = 1.0
 
-EXPECTED = (
-    ProtocolError,
-    BadProof,
-    ForkedRegister,
-    OSError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
+EXPECTED = (DatfsError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Host(Protocol):
@@ -66,7 +70,7 @@ class Host(Protocol):
         ...
 
     def accept_handshake(self, session: Session, peer_id: bytes) -> None:
-        """Raises RemoteProtocolError if this connection is one too many (to ourselves, or a second one)."""
+        """Raises RemoteProtocolError if this connection is not wanted: to ourselves, a second one, a banned peer."""
         ...
 
 
@@ -78,18 +82,24 @@ class _Channel:
     register: SparseRegister
     download: PeerState
     upload: UploadState
+    leaving: bool = False  # the peer said that it is done
 
 
 class Session:
-    """One connection. ``name`` is the peer for people: its address and where that came from."""
+    """One connection. ``name`` is the peer for people, its address. ``dialed``: we made the connection."""
 
-    def __init__(self, host: Host, stream: trio.abc.Stream, connection: Connection, name: str) -> None:
+    def __init__(self, host: Host, stream: trio.abc.Stream, connection: Connection, name: str, *, dialed: bool) -> None:
         self._host = host
         self._stream = stream
         self.connection = connection
         self.name = name
+        self.dialed = dialed
         self.error: Exception | None = None  # why it ended; None if the peer just left
         self.peer_id: bytes | None = None
+        self._peer_is_live = True
+        self._peer_wants_acks = False
+        self.heard = trio.current_time()  # when something last came
+        self._keyed = dialed  # the first register is open: now further ones may follow
         self._channels: dict[int, _Channel] = {}
         self._wake = trio.Event()
         self._drained = trio.Event()
@@ -116,16 +126,24 @@ class Session:
                 await trio.aclose_forcefully(self._stream)
 
     def end(self, error: Exception | None = None) -> None:
-        """Ends the session from outside."""
+        """Ends the session from outside. It takes no part in anything any more, even before :meth:`run` returns."""
         if self.error is None:
             self.error = error
+        for channel in self._channels.values():
+            channel.download.close()
         if self._scope is not None:
             self._scope.cancel()
 
     def open_register(self, register: SparseRegister) -> None:
         """Opens a channel for a register that became known after the connection was made."""
-        self.connection.open(register.register.key)
-        self._handle_events()
+        if not self._keyed:
+            return  # the peer names the first one; all that are known then are opened together
+        try:
+            self.connection.open(register.register.key)
+            for event in self.connection.events():
+                self._handle(event)
+        except EXPECTED as error:
+            self.end(error)
         self.flush()
 
     def kick(self, register: SparseRegister) -> None:
@@ -141,7 +159,12 @@ class Session:
         for channel in self._channels.values():
             if channel.register is register:
                 channel.upload.announce(start, length)
-        self.flush()
+                if channel.upload.outgoing:
+                    self.flush()
+
+    def flush(self) -> None:
+        """Wakes the writer: something is to be said, or may be. Never raises."""
+        self._wake.set()
 
     # -- tasks
 
@@ -152,30 +175,53 @@ class Session:
             self.end(RemoteProtocolError("the peer did not read what we sent"))
         except EXPECTED as error:
             self.end(error)
+        except Exception as error:
+            # A mistake of ours that this peer has found must not take the drive away from its readers.
+            log.exception("talking to %s failed unexpectedly", self.name)
+            self.end(error)
 
     async def _read(self) -> None:
         buffer = bytearray(RECEIVE_BYTES)
         view = memoryview(buffer)
         connection = self.connection
         while True:
-            while any(channel.upload.full for channel in self._channels.values()):
-                self._drained = trio.Event()
-                await self._drained.wait()
             count = await receive_into(self._stream, buffer)
             if not count:
                 connection.receive_eof()
                 return
-            connection.receive(view[:count], trio.current_time())
-            self._handle_events()
+            self.heard = trio.current_time()
+            connection.receive(view[:count], self.heard)
+            for number, event in enumerate(connection.events(), 1):
+                self._handle(event)
+                if number % MESSAGES_IN_A_ROW == 0 or self._clogged:
+                    self.flush()
+                    await self._until_clear()
             self.flush()
+
+    @property
+    def _clogged(self) -> bool:
+        """Whether the peer asked for so much without reading the answers that we do not listen any more."""
+        return any(
+            channel.upload.full or len(channel.download.outgoing) + len(channel.upload.outgoing) > UNSENT_MOST
+            for channel in self._channels.values()
+        )
+
+    async def _until_clear(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while self._clogged:
+            self._drained = trio.Event()
+            await self._drained.wait()
 
     async def _write(self) -> None:
         while True:
-            self._answer()
+            self._encode()
             data = self.connection.data_to_send()
+            if not self._clogged:
+                self._drained.set()
             if data:
-                with trio.fail_after(SEND_TIMEOUT):
-                    await self._stream.send_all(data)
+                for start in range(0, len(data), SEND_PIECE):
+                    with trio.fail_after(SEND_TIMEOUT):
+                        await self._stream.send_all(memoryview(data)[start : start + SEND_PIECE])
             else:
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -194,10 +240,6 @@ class Session:
 
     # -- events
 
-    def _handle_events(self) -> None:
-        for event in self.connection.events():
-            self._handle(event)
-
     def _handle(self, event: Event) -> None:
         if isinstance(event, MessageReceived):
             channel = self._channels.get(event.channel)
@@ -207,13 +249,17 @@ class Session:
             register = self._host.register_for(event.discovery_key)
             if register is None:
                 raise RemoteProtocolError("the peer asks for a drive that is not here")
-            for register in self._host.registers():
-                self.connection.open(register.register.key)
+            self.connection.open(register.register.key)  # the peer's first one has to be ours
+            self._keyed = True
+            for other in self._host.registers():
+                self.connection.open(other.register.key)
         elif isinstance(event, ChannelOpened):
             self._open_channel(event.channel, event.key)
         elif isinstance(event, HandshakeReceived):
             self._host.accept_handshake(self, event.id)
             self.peer_id = event.id
+            self._peer_is_live = event.live
+            self._peer_wants_acks = event.ack
             for channel in self._channels.values():
                 channel.download.start(trio.current_time())
         elif isinstance(event, ChannelClosed):
@@ -234,30 +280,37 @@ class Session:
         if isinstance(message, Data):
             if channel.download.on_data(message, now):
                 self._host.stored(self, channel.register, message.index)
-            channel.download.refill(now)
+                if self._peer_wants_acks:
+                    channel.upload.outgoing.append(Have(start=message.index, ack=True))
+            channel.download.refill(now, in_batches=True)
+            if channel.leaving:
+                self._let_go(channel)
         elif isinstance(message, Have):
             channel.download.on_have(message, now)
         elif isinstance(message, Unhave):
             channel.download.on_unhave(message, now)
+        elif isinstance(message, Info):
+            channel.leaving = not message.downloading
+            self._let_go(channel)
         elif self._host.upload and isinstance(message, Request):
             channel.upload.on_request(message)
         elif self._host.upload and isinstance(message, Want):
             channel.upload.on_want(message)
 
-    def flush(self) -> None:
-        """Encodes what the states want to say and wakes the writer."""
+    def _let_go(self, channel: _Channel) -> None:
+        """Tells a peer that has all and does not want to stay that we are done with it too (wire.md section 7.5)."""
+        if channel.leaving and not self._peer_is_live and not channel.download.in_flight:
+            channel.leaving = False
+            channel.upload.outgoing.append(Info(uploading=False, downloading=False))
+
+    def _encode(self) -> None:
+        """Encodes what the states want to say, then answers of each register in turn while little is to be sent."""
+        connection = self.connection
         for channel in self._channels.values():
             for outgoing in (channel.download.outgoing, channel.upload.outgoing):
                 if outgoing:
-                    for message in outgoing:
-                        self.connection.send(channel.number, message)
+                    connection.send_many(channel.number, outgoing)
                     outgoing.clear()
-        if self.connection.bytes_pending or any(c.upload.waiting for c in self._channels.values()):
-            self._wake.set()
-
-    def _answer(self) -> None:
-        """Makes answers to requests, in turn for each register, while little waits to be sent."""
-        connection = self.connection
         busy = True
         while busy and connection.bytes_pending < SEND_BYTES:
             busy = False
@@ -266,8 +319,8 @@ class Session:
                 if answer is not None:
                     connection.send(channel.number, answer)
                     busy = True
-        if not any(channel.upload.full for channel in self._channels.values()):
-            self._drained.set()
+                    if isinstance(answer, Have):
+                        return  # a map of a million chunks takes long to encode: others first
 
 
 def describe(error: BaseException | None) -> str:

@@ -9,13 +9,16 @@ An address::
                │ failed                │ bad data
                └──────► resting        └──► banned
 
-There is hope for a reader as long as one address is new, dialing, in session, or discovery is still looking.
+There is hope for a reader as long as one address is new, dialing, in session, or discovery is still looking, and for
+:data:`GRACE` seconds after a peer that had brought something was lost: it may just be starting anew.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import math
+import os
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,9 +37,16 @@ from datfs.sparse import SparseRegister
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST = 0.5
-BACKOFF_MOST = 30.0
+BACKOFF_MOST = 20.0  # less than a reader's usual patience of 30 s, also with the spread
+GRACE = 3.0
 REST_LEAST = 1.0  # seconds after a failure before a reader's wish alone makes us dial again
 SESSIONS_MOST = 64
+ADDRESSES_MOST = 256  # beyond, an address that never worked has to go before a new one is taken
+BANNED_MOST = 1024  # ids remembered
+QUIET = 6.0  # seconds; the reference sends something every 5 s, so a connection without may be dead
+
+
+BANNING = (BadProof, ForkedRegister)  # what ends a peer for good
 
 
 class AddressState(enum.Enum):
@@ -57,7 +67,10 @@ class _Known:
         self.source = source
         self.state = AddressState.NEW
         self.error: str = ""
-        self.failed_at = -1e9
+        self.failed_at = -math.inf
+        self.hope_until = -math.inf
+        self.worked = False
+        self.scope = trio.CancelScope()
         self.backoff = BACKOFF_FIRST
         self.nudge = trio.Event()
 
@@ -85,6 +98,7 @@ class Swarm:
         self._searching = len(self._discoveries)
         self._registers: list[SparseRegister] = []
         self._known: dict[Address, _Known] = {}
+        self._banned_ids: dict[bytes, None] = {}  # in the order in which they were banned
         self._fatal: ForkedRegister | None = None
         self._past_bytes = (0, 0)  # in and out, of connections that ended
         self._nursery: trio.Nursery | None = None
@@ -133,8 +147,10 @@ class Swarm:
             return ForkedRegister(str(self._fatal))
         if self.sessions or self._searching:
             return None
-        if any(known.state in (AddressState.NEW, AddressState.DIALING) for known in self._known.values()):
-            return None
+        now = trio.current_time()
+        for known in self._known.values():
+            if known.state in (AddressState.NEW, AddressState.DIALING) or now < known.hope_until:
+                return None
         if not self._known:
             return NoPeers("no peer is known for this drive: name one with --peer HOST:PORT")
         reasons = "; ".join(f"{show_address(k.address)}: {k.error}" for k in self._known.values())
@@ -173,6 +189,8 @@ class Swarm:
         try:
             async for address in discovery.find(discovery_key(self._registers[0].register.key)):
                 self.add_address(address, discovery.name)
+        except (DatfsError, OSError) as error:
+            log.warning("looking for peers by %s ended: %s", discovery.name, error)
         finally:
             self._searching -= 1
         self._check_hope()
@@ -181,16 +199,32 @@ class Swarm:
         """A peer may be here: dial it, now and again. Only while :meth:`run` runs."""
         if address in self._known or self._nursery is None:
             return
+        if len(self._known) >= ADDRESSES_MOST and not self._forget_one():
+            log.debug("too many addresses; %s is not tried", show_address(address))
+            return
         known = self._known[address] = _Known(address, source)
         self._nursery.start_soon(self._keep_dialing, known)
 
+    def _forget_one(self) -> bool:
+        """Makes room for an address: the longest known one that rests and never worked has to go."""
+        for known in self._known.values():
+            if known.state is AddressState.RESTING and not known.worked:
+                known.scope.cancel()
+                del self._known[known.address]
+                return True
+        return False
+
     async def _keep_dialing(self, known: _Known) -> None:
+        with known.scope:
+            await self._dial_and_talk(known)
+
+    async def _dial_and_talk(self, known: _Known) -> None:
         while known.state is not AddressState.BANNED:
             known.state = AddressState.DIALING
             known.nudge = trio.Event()
             try:
                 stream = await self._connect(known.address)
-            except (OSError, trio.TooSlowError) as error:
+            except (OSError, trio.TooSlowError, ValueError) as error:  # ValueError: a name that no host can have
                 known.error = _why_not(error)
                 log.debug("%s: %s", show_address(known.address), known.error)
             else:
@@ -205,7 +239,7 @@ class Swarm:
     def _judge(self, known: _Known, session: Session) -> None:
         """What a session's end says about its address."""
         known.error = describe(session.error)
-        if isinstance(session.error, (BadProof, ForkedRegister)):
+        if isinstance(session.error, BANNING):
             known.state = AddressState.BANNED
             log.warning("peer %s is banned: %s", session.name, known.error)
             self._check_hope()
@@ -213,8 +247,10 @@ class Swarm:
         log.info("peer %s is gone: %s", session.name, known.error)
         if any(peer.chunks_received for peer in session.downloads):
             # It worked, however it ended: try again at once.
+            known.worked = True
             known.backoff = BACKOFF_FIRST
             known.state = AddressState.DIALING
+            known.hope_until = trio.current_time() + GRACE
 
     async def _rest(self, known: _Known) -> None:
         if known.state is AddressState.BANNED:
@@ -224,6 +260,8 @@ class Swarm:
         self._check_hope()
         pause = known.backoff * random.uniform(0.75, 1.25)
         known.backoff = min(known.backoff * 2, BACKOFF_MOST)
+        if known.failed_at < known.hope_until:
+            pause = min(pause, known.hope_until - known.failed_at)  # the last try that readers wait for
         with trio.move_on_after(pause):
             await known.nudge.wait()
 
@@ -234,15 +272,26 @@ class Swarm:
             if len(self.sessions) >= SESSIONS_MOST:
                 await trio.aclose_forcefully(stream)
                 return
-            peer = stream.socket.getpeername()
-            await self._talk(self._new_session(stream, show_address(peer[:2]), dialed=False))
+            try:
+                peer = stream.socket.getpeername()
+            except OSError:  # it is gone already
+                await trio.aclose_forcefully(stream)
+                return
+            await self.serve(stream, show_address(peer[:2]))
 
         await trio.serve_listeners(accept, list(listeners))
+
+    async def serve(self, stream: trio.abc.Stream, name: str) -> None:
+        """Talks to a peer that connected to us, until it or we have had enough. ``name``: the peer, for people."""
+        session = self._new_session(stream, name, dialed=False)
+        await self._talk(session)
+        log.info("peer %s is gone: %s", name, describe(session.error))
+        self._check_hope()
 
     def _new_session(self, stream: trio.abc.Stream, name: str, *, dialed: bool) -> Session:
         key = self._registers[0].register.key if dialed else None
         connection = Connection(id=self.id, nonce=self._rng(24), key=key, now=trio.current_time())
-        session = Session(self, stream, connection, name)
+        session = Session(self, stream, connection, name, dialed=dialed)
         if dialed:
             for register in self._registers:
                 connection.open(register.register.key)
@@ -258,11 +307,16 @@ class Swarm:
             self._past_bytes = (past[0] + connection.bytes_in, past[1] + connection.bytes_out)
         if isinstance(session.error, ForkedRegister):
             self._fatal = session.error
+        if isinstance(session.error, BANNING) and session.peer_id:
+            self._banned_ids[session.peer_id] = None
+            if len(self._banned_ids) > BANNED_MOST:
+                del self._banned_ids[next(iter(self._banned_ids))]
         for register in self._registers:
             self.wants_changed(register)
 
     def announce(self, register: SparseRegister, start: int, length: int = 1) -> None:
-        """Tells every peer that we hold these chunks: call it after appending to a register that is served."""
+        """Tells readers here and every peer that we hold these chunks: for after appending to a register."""
+        register.appended(start, length)
         for session in list(self.sessions):
             session.announce(register, start, length)
 
@@ -276,11 +330,26 @@ class Swarm:
                     other.announce(register, index)
 
     def accept_handshake(self, session: Session, peer_id: bytes) -> None:
-        """Refuses connections to ourselves and second ones to the same peer."""
+        """Refuses connections to ourselves, to banned peers, and all but one to the same peer."""
         if peer_id == self.id:
             raise RemoteProtocolError("that is ourselves")
-        if any(other.peer_id == peer_id for other in self.sessions if other is not session):
-            raise RemoteProtocolError("already connected to this peer")
+        if peer_id in self._banned_ids:
+            raise RemoteProtocolError("this peer sent data that did not verify before")
+        for other in self.sessions:
+            if other is not session and other.peer_id == peer_id and peer_id:
+                if not self._replaces(session, other):
+                    raise RemoteProtocolError("already connected to this peer")
+                other.end(RemoteProtocolError("there is a newer connection to this peer"))
+
+    def _replaces(self, new: Session, old: Session) -> bool:
+        """Which of two connections to one peer stays; the peer, if it is this program too, decides the same.
+
+        If both sides dialed at a time, the one dialed by the greater id; else the older one, unless it seems dead.
+        """
+        if new.dialed != old.dialed:
+            assert old.peer_id is not None
+            return new.dialed == (self.id > old.peer_id)
+        return trio.current_time() - old.heard > QUIET
 
 
 def _again(error: DatfsError) -> Callable[[], DatfsError]:
@@ -288,14 +357,15 @@ def _again(error: DatfsError) -> Callable[[], DatfsError]:
     return lambda: type(error)(*error.args)
 
 
-def _why_not(error: OSError | trio.TooSlowError) -> str:
+def _why_not(error: OSError | trio.TooSlowError | ValueError) -> str:
+    """Why an address could not be reached, without the address."""
     if isinstance(error, trio.TooSlowError):
         return "no answer"
-    while error.strerror is None and error.__cause__ is not None:
-        cause = error.__cause__
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        if not isinstance(cause, OSError):
-            break
-        error = cause
-    return error.strerror or str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):  # several addresses of one name were tried
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno)
+    return str(error)

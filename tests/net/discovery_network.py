@@ -34,8 +34,8 @@ class Datagrams:
 
     def __init__(self) -> None:
         self.sockets: dict[Address, DatagramSocket] = {}
-        self.sent: list[tuple[Address, Address, bytes]] = []
-        """From, to, what."""
+        self.sent: list[tuple[float, Address, Address, bytes]] = []
+        """When, from, to, what."""
         self.down = False
         self.lose: Callable[[bytes], bool] = lambda data: False
 
@@ -63,7 +63,7 @@ class DatagramSocket:
         await trio.lowlevel.checkpoint()
         if self._network.down:
             raise OSError(101, "Network is unreachable")
-        self._network.sent.append((self.address, address, data))
+        self._network.sent.append((trio.current_time(), self.address, address, data))
         target = self._network.sockets.get(address)
         if target is not None and not self._network.lose(data):
             target._in.send_nowait((data, self.address))
