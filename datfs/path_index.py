@@ -30,13 +30,12 @@ Steps: TypeAlias = Generator[Collection[int], None, T]
 Records = Callable[[int], Record]
 Lists = list[list[int]]
 
-# A directory that was made with mkdir has an entry of its own, somewhere among those of its children, and
-# only for its mode. All of them are looked through in directories up to the first figure. In larger ones only
-# as many as the second figure says, from the oldest on, where mkdir's entry nearly always is: it is not worth
-# the fetching of a sub-directory of thousands of names that nobody asked for. (Drives of the `dat` command
-# never have such entries.)
-EXPLICIT_SEARCH_ALL = 64
-EXPLICIT_SEARCH_FIRST = 8
+# A directory that was made with mkdir has an entry of its own, somewhere among those of its children, and only for its
+# mode. All of them are looked through in directories up to the first figure. In larger ones only as many as the second
+# figure says, from the oldest on, where mkdir's entry nearly always is: a listing looks into every sub-directory, and
+# must not fetch names that nobody asked for. (Drives of the `dat` command never have such entries.)
+EXPLICIT_SEARCH_ALL = 8
+EXPLICIT_SEARCH_FIRST = 2
 
 
 @dataclass(frozen=True, slots=True)

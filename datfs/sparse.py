@@ -19,7 +19,7 @@ Everything here runs in one thread; nothing awaits while an invariant is broken 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -290,10 +290,8 @@ class SparseRegister:
         """How many different chunks readers wait for."""
         return len(self._waiters)
 
-    def next_wants(self, held: Bitfield, limit: int, avoid: Container[int] = ()) -> Sequence[int]:
+    def next_wants(self, held: Bitfield, limit: int) -> Sequence[int]:
         """Up to ``limit`` wanted chunks that ``held`` has and nobody was asked for yet; reserves them.
-
-        Those in ``avoid`` are left to other peers.
 
         Each must end in :meth:`put` or :meth:`release`.
         """
@@ -303,7 +301,7 @@ class SparseRegister:
         # After a failed write nothing is fetched ahead until one succeeds.
         for is_open in self._open[:1] if self._store_failed else self._open:
             for index in is_open:
-                if held.get(index) and index not in avoid:
+                if held.get(index):
                     chosen.append(index)
                     if len(chosen) == limit:
                         break

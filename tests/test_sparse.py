@@ -147,13 +147,13 @@ class WantList(RuleBasedStateMachine):
         self.wants.remove((index, urgency))
         self.copy.drop([index], urgency)
 
-    @rule(peer=st.sets(st.integers(0, 23)), limit=st.integers(0, 5), avoid=st.sets(st.integers(0, 23), max_size=3))
-    def ask(self, peer: set[int], limit: int, avoid: set[int]) -> None:
+    @rule(peer=st.sets(st.integers(0, 23)), limit=st.integers(0, 5))
+    def ask(self, peer: set[int], limit: int) -> None:
         held = Bitfield()
         for index in peer:
             held.set(index)
-        chosen = list(self.copy.next_wants(held, limit, avoid))
-        possible = {index for index, _ in self.wants} & peer - self.flying - self.here - avoid
+        chosen = list(self.copy.next_wants(held, limit))
+        possible = {index for index, _ in self.wants} & peer - self.flying - self.here
         assert len(chosen) == len(set(chosen)) == min(limit, len(possible))
         assert set(chosen) <= possible
         best = {index: min(urgency for i, urgency in self.wants if i == index) for index in possible}

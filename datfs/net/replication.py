@@ -16,7 +16,6 @@ late one, so a slow link is not buried and a fast one is kept full.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container
 
 from datfs.bitfield import Bitfield, rle_decode
 from datfs.errors import DatfsError, RemoteProtocolError
@@ -34,7 +33,7 @@ STALLED = 10.0  # seconds without any answer after which requests are asked else
 IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
 # slow link twice the usual time of an answer, if that is more
 LATE = 25.0  # seconds after which one request is given up although others are answered
-AVOIDED = 15.0  # seconds for which a chunk that was late is left to other peers, if there are any
+AVOIDED = 15.0  # seconds for which a peer that owes late answers is asked for nothing more, if there are others
 STRIKES = 3  # stalls in a row that end the connection
 
 
@@ -53,7 +52,8 @@ class PeerState:
         self.chunks_received = 0
         self.unasked = 0  # answers nobody asked for, dropped
         self._asked: dict[int, float] = {}  # in flight: index → time of the request
-        self._late: dict[int, float] = {}  # given up, and when; an answer that comes after all is welcome
+        self._late: set[int] = set()  # given up; an answer that comes after all is welcome
+        self._avoided_until = 0.0
         self._regions: set[int] = set()
         self._unanswered = 0
         self._window = WINDOW_FIRST
@@ -117,7 +117,7 @@ class PeerState:
         """The peer no longer has these chunks; what was asked of them is asked elsewhere."""
         stop = unhave.start + unhave.length
         gone = [index for index in self._asked if unhave.start <= index < stop]
-        self._give_up(gone, now)
+        self._give_up(gone)
         self._lacks(unhave.start, stop)
         if gone:
             self.register.source.wants_changed(self.register)
@@ -137,13 +137,14 @@ class PeerState:
             if data.index not in self._late:
                 self.unasked += 1
                 return False
-            del self._late[data.index]
+            self._late.discard(data.index)
         if data.value is None:
             self._lacks(data.index, data.index + 1)  # only proof of it: else it would be asked for again at once
             self.register.release((data.index,))
             return False
         self._progress = now
         self._strikes = 0
+        self._avoided_until = 0.0
         if asked_at is not None:
             self._usual += (now - asked_at - self._usual) / 8
             if now - asked_at < QUICK:
@@ -173,6 +174,8 @@ class PeerState:
         if self._closed or (not self.first_have and not self.length):
             return
         register = self.register
+        if now < self._avoided_until and register.peers > 1:
+            return
         room = self._window - len(self._asked)
         if room <= 0 or (in_batches and room < self._window // 4 and not register.urgent):
             return
@@ -181,17 +184,17 @@ class PeerState:
         length = register.register.length
         if register.length_wanted and self.length > length:
             newest = self.length - 1
-            if newest not in self._asked and newest not in self._avoided(now) and register.reserve(newest):
+            if newest not in self._asked and register.reserve(newest):
                 self._request(newest, now)
                 room -= 1
-        for index in register.next_wants(self.held, room, self._avoided(now)):
+        for index in register.next_wants(self.held, room):
             self._request(index, now)
         if self.length > REGION:
             self._want_regions()
 
     def _request(self, index: int, now: float) -> None:
         self._asked[index] = now
-        self._late.pop(index, None)
+        self._late.discard(index)
         self.outgoing.append(Request(index=index, nodes=self.register.register.digest(index)))
 
     def _want_regions(self) -> None:
@@ -227,7 +230,8 @@ class PeerState:
             late = [index for index, asked_at in self._asked.items() if now - asked_at > self._patience(index)]
         if not late:
             return
-        self._give_up(late, now)
+        self._give_up(late)
+        self._avoided_until = now + AVOIDED
         if self._strikes >= STRIKES:
             raise RemoteProtocolError(f"requests for {self.register.name} chunks were not answered for too long")
         self.register.source.wants_changed(self.register)
@@ -238,17 +242,11 @@ class PeerState:
             return min(LATE, max(IMPATIENT, 2 * self._usual))
         return LATE
 
-    def _give_up(self, indices: list[int], now: float) -> None:
+    def _give_up(self, indices: list[int]) -> None:
         for index in indices:
             del self._asked[index]
-            self._late[index] = now
+            self._late.add(index)
         self.register.release(indices)
-
-    def _avoided(self, now: float) -> Container[int]:
-        """What this peer failed to bring lately: others are asked first, if there are others."""
-        if not self._late or self.register.peers < 2:
-            return ()
-        return {index for index, since in self._late.items() if now - since < AVOIDED}
 
     def close(self) -> None:
         """The connection is gone: its requests are free for others."""

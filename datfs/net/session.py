@@ -193,7 +193,7 @@ class Session:
             connection.receive(view[:count], self.heard)
             for number, event in enumerate(connection.events(), 1):
                 self._handle(event)
-                if number % MESSAGES_IN_A_ROW == 0 or self._clogged:
+                if number % MESSAGES_IN_A_ROW == 0:
                     self.flush()
                     await self._until_clear()
             self.flush()

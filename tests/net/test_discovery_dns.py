@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import aclosing, nullcontext
+from itertools import pairwise
 
 import pytest
 import trio
