@@ -176,7 +176,7 @@ def processor_seconds(pid: int) -> float:
 @contextmanager
 def datfs_share(folder: Path) -> Iterator[str]:
     """``datfs share`` of a folder on a free port of loopback until the block ends; yields its address."""
-    command = [*datfs_command(), "share", str(folder), "--listen", "127.0.0.1:0", "--json"]
+    command = [*datfs_command(), "share", str(folder), "--listen", "127.0.0.1:0", "--json", "--discovery", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             assert process.stdout is not None

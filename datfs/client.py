@@ -18,7 +18,10 @@ from datfs.drive import Drive
 from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
 from datfs.link import Link, parse_link
 from datfs.net.discovery import Discovery
+from datfs.net.discovery.name_cache import NameCache
+from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
 from datfs.net.discovery.static import StaticPeers
+from datfs.net.discovery.ways import Ways
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
@@ -41,7 +44,7 @@ class Options:
     ``peers``: addresses to dial. ``cache_dir``: None for the default. ``memory``: keep nothing. ``offline``: never
     use the network. ``timeout``: seconds for each wait. ``upload``: answer the requests of peers. ``share_locked``:
     if another process owns the cache, go on in memory instead of raising StoreLocked. ``listen``: sockets on which
-    peers are served; they are closed with the drive.
+    peers are served; they are closed with the drive. ``ways``: of finding peers besides those given.
     """
 
     peers: Sequence[Address] = ()
@@ -52,12 +55,18 @@ class Options:
     upload: bool = True
     share_locked: bool = False
     listen: Sequence[trio.SocketListener] = field(default=())
+    ways: Ways = field(default_factory=Ways)
+
+    @property
+    def may_find_peers(self) -> bool:
+        """Whether anybody at all may be asked."""
+        return not self.offline and bool(self.peers or self.ways.names)
 
 
-def target_of(text: str) -> Link | Path:
-    """A LINK argument: a dat link, a key, or a folder that holds a drive. Raises BadLink."""
+def target_of(text: str) -> Link | NamedLink | Path:
+    """A LINK argument: a dat link with a key or a name, a key, or a folder that holds a drive. Raises BadLink."""
     if text.startswith(("dat:", "//")):
-        return parse_link(text)
+        return parse_named_link(text) or parse_link(text)
     if text and Path(text).exists():
         return Path(text)
     try:
@@ -142,7 +151,7 @@ class OpenDrive:
 
 @contextlib.asynccontextmanager
 async def open_drive(
-    target: str | Link | Path, options: Options | None = None, *, notice: Notice = log.info
+    target: str | Link | NamedLink | Path, options: Options | None = None, *, notice: Notice = log.info
 ) -> AsyncIterator[OpenDrive]:
     """Opens a drive by link or folder; yields it when its header and newest known version are here.
 
@@ -151,6 +160,8 @@ async def open_drive(
     """
     options = options or Options()
     place = target_of(target) if isinstance(target, str) else target
+    if isinstance(place, NamedLink):
+        place = await _resolve(place, options, notice)
     with ExitStack() as stack:
         for listener in options.listen:
             stack.callback(listener.socket.close)
@@ -173,6 +184,16 @@ async def open_drive(
                     failed = failed or error
         if failed is not None:
             raise failed
+
+
+async def _resolve(named: NamedLink, options: Options, notice: Notice) -> Link:
+    """The link that a name stands for, asked for or remembered. Raises BadLink, NoPeers, TimedOut."""
+    cache = NameCache((options.cache_dir or default_cache_dir()) / "names.json")
+    try:
+        with trio.fail_after(options.timeout):
+            return await resolve_link(named, Resolver(cache, offline=options.offline), notice)
+    except trio.TooSlowError:
+        raise TimedOut(f"dat://{named.host}: the name was not resolved within {options.timeout:g} s") from None
 
 
 def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice) -> OpenDrive:
@@ -219,7 +240,7 @@ def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -
         if not options.share_locked:
             raise
         owner = f"the cache is in use by process {error.pid or '(unknown)'}"
-        if options.offline or not options.peers:
+        if not options.may_find_peers:
             notice(f"{owner}; showing what it has written so far")
             return cache_view(link.key, options.cache_dir or default_cache_dir())
         notice(f"{owner}; fetching into memory instead")
@@ -229,7 +250,8 @@ def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -
 def _swarm_for(store: Store, options: Options) -> Swarm | None:
     if options.offline or (store.read_only and not options.listen):
         return None
-    discoveries: list[Discovery] = [StaticPeers(options.peers)]
+    port = options.listen[0].socket.getsockname()[1] if options.listen and options.upload else None
+    discoveries: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
     return Swarm(discoveries=discoveries, upload=options.upload)
 
 
@@ -245,7 +267,12 @@ async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
     """Learns the newest version, as far as somebody tells, and loads the header."""
     drive, metadata = opened.drive, opened.drive.metadata
     known = metadata.register.length
-    if opened.swarm is not None and options.peers and not opened.store.read_only and not _enough(opened.link, known):
+    if (
+        opened.swarm is not None
+        and options.may_find_peers
+        and not opened.store.read_only
+        and not _enough(opened.link, known)
+    ):
         await _refresh(opened, options, notice)
     if not metadata.register.length:
         raise _nothing_here(opened, options)

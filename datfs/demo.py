@@ -60,7 +60,7 @@ def make_sample(folder: Path) -> dict[str, str]:
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, str]]:
     """Serves the drive from a process of its own; yields its link and address."""
-    command = [*DATFS, "share", str(folder), "--listen", "127.0.0.1:0", "--json"]
+    command = [*DATFS, "share", str(folder), "--listen", "127.0.0.1:0", "--json", "--discovery", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as peer:
         try:
             assert peer.stdout is not None

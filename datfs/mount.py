@@ -19,6 +19,7 @@ from datfs.errors import MountError, NotADirectory, TimedOut
 from datfs.link import Link
 from datfs.metadata import path_of
 from datfs.mount_options import MountOptions
+from datfs.net.discovery.names import NamedLink
 from datfs.vfs import Kind
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def check_fuse() -> None:
 
 
 async def run(
-    target: Link | Path,
+    target: Link | NamedLink | Path,
     mountpoint: str,
     options: Options,
     mount_options: MountOptions,

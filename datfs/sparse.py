@@ -49,6 +49,10 @@ class ChunkSource(Protocol):
         """Why nobody will bring anything now, as the error for a reader; None while there is hope."""
         ...
 
+    def undecided(self, register: SparseRegister) -> bool:
+        """Whether somebody who has not told how long the register is may do so soon."""
+        ...
+
 
 class NoSource:
     """The source of a drive that is offline: nothing comes, and readers are told at once."""
@@ -62,6 +66,10 @@ class NoSource:
     def hopeless(self, register: SparseRegister) -> DatfsError | None:
         """Always: the reason given when this was made."""
         return NoPeers(f"{register.name} chunk is not here, and {self._reason}")
+
+    def undecided(self, register: SparseRegister) -> bool:
+        """Nobody will tell anything."""
+        return False
 
 
 class CopySource:
@@ -85,6 +93,10 @@ class CopySource:
     def hopeless(self, register: SparseRegister) -> DatfsError | None:
         """What the origin lacks will not come."""
         return NoPeers(f"{register.name} chunk is neither here nor in the copy it comes from")
+
+    def undecided(self, register: SparseRegister) -> bool:
+        """The origin tells at once."""
+        return False
 
 
 class _Waiter:
@@ -231,7 +243,7 @@ class SparseRegister:
             while True:
                 if self.register.length > before:
                     return True
-                if self._claims and max(self._claims.values()) <= self.register.length:
+                if self._claims and max(self._claims.values()) <= self.register.length and self._is_settled():
                     return False
                 for index, make_error in self._unstorable.items():
                     if index >= before:
@@ -247,6 +259,13 @@ class SparseRegister:
                 self._length_waiters.add(event)
         finally:
             self._length_waiters.discard(event)
+
+    def _is_settled(self) -> bool:
+        """Whether a claim of no greater length is believed. Of nothing at all: only when all have told.
+
+        Else a peer that has nothing either would hide from a new reader the one that has everything.
+        """
+        return self.register.length > 0 or not self.source.undecided(self)
 
     async def grown_beyond(self, length: int) -> int:
         """Waits, however long, until the verified length is greater than ``length``; returns it. Raises Closed."""
@@ -400,6 +419,10 @@ class SparseRegister:
     def unclaim(self, peer: object) -> None:
         """The peer is gone."""
         self._claims.pop(peer, None)
+        self._wake_length_waiters()
+
+    def reconsider(self) -> None:
+        """What :meth:`ChunkSource.undecided` says may have changed."""
         self._wake_length_waiters()
 
     def fail(self, error: Callable[[], Exception]) -> None:

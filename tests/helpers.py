@@ -56,7 +56,8 @@ class ScriptedPeer:
     """Accepts connections and serves registers; ``answer`` decides what a Request gets.
 
     ``held``: says it has these chunks of content registers (the second one), default all.
-    ``on_open``: further messages for each channel when it opens. ``asked``: every Request, in order.
+    ``on_open``: further messages for each channel when it opens, and ``raw`` whole frames, which may be anything.
+    ``asked``: every Request, in order.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ScriptedPeer:
         self.connections = 0
         self.streams: list[trio.abc.Stream] = []
         self.error: Exception | None = None
-        self.raw: list[bytes] = []  # sent as they are (encrypted) once a channel is open
+        self.raw: list[bytes] = []
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Talks until the other side ends it or the script does."""
@@ -97,6 +98,8 @@ class ScriptedPeer:
                         channels[event.channel] = next(r for r in self.registers if r.key == event.key)
                         for message in self.on_open(channels[event.channel]):
                             connection.send(event.channel, message)
+                        for frame in self.raw:
+                            connection._queue(frame)
                     elif isinstance(event, MessageReceived):
                         register = channels[event.channel]
                         for message in self._react(register, event.message):

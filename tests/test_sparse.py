@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from datfs.bitfield import Bitfield
-from datfs.errors import Closed, NoPeers
+from datfs.errors import Closed, CorruptStorage, NoPeers
 from datfs.register import Register
 from datfs.sparse import CopySource, NoSource, SparseRegister, Urgency
-from datfs.storage import MemoryStorage, RandomAccess, memory_storage
+from datfs.storage import MemoryStorage, memory_storage
 from tests.helpers import make_register
 
 CHUNKS = [bytes([number]) * (number + 1) for number in range(24)]
@@ -28,6 +28,9 @@ class Nobody:
 
     def hopeless(self, register: SparseRegister) -> None:
         return None
+
+    def undecided(self, register: SparseRegister) -> bool:
+        return False
 
 
 async def test_offline_fails_at_once() -> None:
@@ -67,25 +70,32 @@ async def test_two_readers_share_one_wait(autojump_clock: trio.testing.MockClock
     assert not copy.waiting
 
 
+class FullDisk(MemoryStorage):
+    """Refuses writes while ``full``."""
+
+    full = True
+    attempts = 0
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Raises ENOSPC."""
+        self.attempts += 1
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device", "data")
+        super().write(offset, data)
+
+
+def on_full_disk(origin: Register) -> tuple[SparseRegister, FullDisk]:
+    """A copy that cannot be written, of an origin that is at hand."""
+    disk, files = FullDisk("data"), memory_storage()
+    register = Register.open(lambda name: disk if name == "data" else files(name), key=origin.key)
+    return SparseRegister(register, CopySource(origin)), disk
+
+
 async def test_a_full_disk_is_the_readers_error(autojump_clock: trio.testing.MockClock) -> None:
     """A write that fails gives the waiting reader its errno; nothing is fetched ahead until one succeeds."""
     origin = make_register(CHUNKS)
-
-    class Full(MemoryStorage):
-        full = True
-
-        def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-            if self.full:
-                raise OSError(errno.ENOSPC, "No space left on device", "data")
-            super().write(offset, data)
-
-    data = Full("data")
-    files = memory_storage()
-
-    def open_storage(name: str) -> RandomAccess:
-        return data if name == "data" else files(name)
-
-    copy = SparseRegister(Register.open(open_storage, key=origin.key), Nobody())
+    copy, disk = on_full_disk(origin)
+    copy.source = Nobody()
     copy.want([7], Urgency.SOON)
     proof = origin.proof(5, 0)
 
@@ -101,11 +111,71 @@ async def test_a_full_disk_is_the_readers_error(autojump_clock: trio.testing.Moc
         copy.put(5, CHUNKS[5], proof.nodes, proof.signature)
     assert not copy.register.has(5)
     assert list(copy.next_wants(origin.data_bits, 9)) == []
-    data.full = False
+    disk.full = False
     copy.reserve(6)
     proof = origin.proof(6, copy.register.digest(6))
     copy.put(6, CHUNKS[6], proof.nodes, proof.signature)
     assert list(copy.next_wants(origin.data_bits, 9)) == [7]
+
+
+async def test_a_full_disk_is_tried_once_for_each_reader() -> None:
+    """Many chunks wanted and none can be stored: each is fetched once, not in a circle; later readers try again."""
+    copy, disk = on_full_disk(make_register(CHUNKS))
+    copy.want(range(20, 24), Urgency.SOON)
+    with pytest.raises(OSError, match="No space"):
+        await copy.ensure(range(10))
+    assert disk.attempts == 14  # all were asked for before the first was refused
+    with pytest.raises(OSError, match="No space"):
+        await copy.ensure([3])
+    assert disk.attempts == 15
+    disk.full = False
+    await copy.ensure([3, 4])
+    assert copy.register.has_range(20, 24)
+
+
+async def test_a_full_disk_ends_a_wait_for_the_length() -> None:
+    """Who waits for a newer version gets the errno too, and the next one tries again."""
+    copy, disk = on_full_disk(make_register(CHUNKS))
+    with pytest.raises(OSError, match="No space"):
+        await copy.learn_length()
+    assert disk.attempts == 1
+    disk.full = False
+    assert await copy.learn_length()
+    assert copy.register.length == 24
+
+
+async def test_a_broken_tree_is_the_readers_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lost its nodes cannot verify what arrives: the reader learns that, the peer is not to blame."""
+    origin = make_register(CHUNKS)
+    files = memory_storage()
+    copy = SparseRegister(Register.open(files, key=origin.key), CopySource(origin))
+    await copy.ensure([0])
+
+    def refuse(*_: object) -> bool:
+        raise CorruptStorage("tree: node 3 should be at byte 152 and is not there", "tree", 152)
+
+    monkeypatch.setattr(copy.register, "put", refuse)
+    with pytest.raises(CorruptStorage, match="node 3") as caught:
+        await copy.ensure([1])
+    assert (caught.value.store, caught.value.offset) == ("tree", 152)
+
+
+async def test_what_we_append_wakes_readers(autojump_clock: trio.testing.MockClock) -> None:
+    """Chunks that the writer itself appends are as good as chunks that arrive."""
+    register = make_register(CHUNKS[:5])
+    sparse = SparseRegister(register, Nobody())
+    lengths = []
+
+    async def follow() -> None:
+        lengths.append(await sparse.grown_beyond(5))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        nursery.start_soon(sparse.ensure, [6])
+        await trio.sleep(1)
+        sparse.appended(register.append(CHUNKS[5:7]), 2)
+    assert lengths == [7]
+    assert not sparse.wanted
 
 
 async def test_close_ends_length_waiters(autojump_clock: trio.testing.MockClock) -> None:

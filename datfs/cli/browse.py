@@ -17,6 +17,7 @@ from datfs.errors import BadMetadata, IsADirectory
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import Record
+from datfs.net.discovery.names import NamedLink
 from datfs.text import show_path, show_size
 from datfs.vfs import Entry, Kind
 
@@ -39,14 +40,14 @@ async def _find(at: View, path: DrivePath) -> Entry:
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @click.option("-l", "--long", "long_", is_flag=True, help="Mode, size and time as well.")
 @click.option("-R", "--recursive", is_flag=True, help="Sub-directories as well.")
 @json_option
 @drive_options
 def ls(
-    link: Link | Path,
+    link: Link | NamedLink | Path,
     path: tuple[str, ...],
     long_: bool,
     recursive: bool,
@@ -94,10 +95,10 @@ def ls(
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @drive_options
-def tree(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: Any) -> None:
+def tree(link: Link | NamedLink | Path, path: tuple[str, ...], version: int | None, **rest: Any) -> None:
     """Draw the tree below a path."""
     options = make_options(share_locked=True, **rest)
     counts = {Kind.DIRECTORY: 0, Kind.FILE: 0}
@@ -131,11 +132,11 @@ def tree(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: 
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def stat(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
+def stat(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell all that is known of paths, down to the chunks."""
     options = make_options(share_locked=True, **rest)
 
@@ -176,10 +177,10 @@ def stat(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int |
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @drive_options
-def cat(link: Link | Path, path: tuple[str, ...], version: int | None, **rest: Any) -> None:
+def cat(link: Link | NamedLink | Path, path: tuple[str, ...], version: int | None, **rest: Any) -> None:
     """Write the bytes of files to standard output."""
     options = make_options(share_locked=True, **rest)
 
@@ -214,11 +215,11 @@ def _write_all(data: bytes) -> None:
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def log(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
+def log(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell the history of a drive, or of what is at and below paths, oldest change first."""
     options = make_options(share_locked=True, **rest)
 
@@ -260,11 +261,11 @@ def _print_change(record: Record, width: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def info(link: Link | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
+def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell what a drive is and how much of it is here; for each PATH also what is below it."""
     options = make_options(share_locked=True, **rest)
 

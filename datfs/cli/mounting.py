@@ -22,6 +22,7 @@ from datfs.errors import DatfsError
 from datfs.link import Link
 from datfs.mount import check_fuse, run
 from datfs.mount_options import MountOptions, parse_options
+from datfs.net.discovery.names import NamedLink
 from datfs.text import show_size
 
 DEFAULT_READ_AHEAD_KB = 1024
@@ -39,7 +40,7 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.argument("directory", type=click.Path())
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and show what goes on.")
 @click.option(
@@ -60,7 +61,7 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
 )
 @drive_options
 def mount(
-    link: Link | Path,
+    link: Link | NamedLink | Path,
     directory: str,
     foreground: bool,
     mount_options: MountOptions,
@@ -80,7 +81,7 @@ def mount(
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
     options = make_options(upload=not no_upload, **rest)
-    target = link if isinstance(link, Link) else link.absolute()
+    target = link.absolute() if isinstance(link, Path) else link
     mountpoints.prepare(directory)
     serve = partial(_serve, target, directory, options, mount_options, version, pin_version)
     if foreground:
@@ -89,7 +90,7 @@ def mount(
 
 
 def _serve(
-    target: Link | Path,
+    target: Link | NamedLink | Path,
     directory: str,
     options: Options,
     mount_options: MountOptions,

@@ -22,12 +22,17 @@ from datfs.errors import BadLink, NoPeers, TimedOut
 from datfs.link import Link
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
+from datfs.net.discovery.dht import DEFAULT_BOOTSTRAP
+from datfs.net.discovery.dns_servers import DEFAULT_SERVERS
+from datfs.net.discovery.names import NamedLink
+from datfs.net.discovery.ways import Ways, default_ways, parse_ways
 from datfs.net.transport import Address, parse_address
 from datfs.text import show
 
 QUIET = 0.3  # seconds of waiting that nobody needs to be told of
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+Target = TypeVar("Target", Link | Path, Link | NamedLink | Path)
 
 
 class AddressType(click.ParamType[Address]):
@@ -35,24 +40,33 @@ class AddressType(click.ParamType[Address]):
 
     name = "host:port"
 
+    def __init__(self, default_port: int = 3282) -> None:
+        self._default_port = default_port
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
         """The address as a pair; a usage error if it is none."""
         if isinstance(value, tuple):
             return value
         try:
-            return parse_address(value)
+            return parse_address(value, self._default_port)
         except BadLink as error:
             self.fail(str(error), param, ctx)
 
 
-class TargetType(click.ParamType[Link | Path]):
-    """A LINK argument: dat link, key, or folder."""
+class TargetType(click.ParamType[Link | NamedLink | Path]):
+    """A LINK argument: dat link, key, or folder; with ``named`` also a dat link with a name instead of a key."""
 
     name = "link"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Link | Path:
+    def __init__(self, *, named: bool = False) -> None:
+        self._named = named
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Link | NamedLink | Path:
         """The link or the folder. Raises BadLink, whose exit code is its own."""
-        return target_of(value) if isinstance(value, str) else value
+        target = target_of(value) if isinstance(value, str) else value
+        if isinstance(target, NamedLink) and not self._named:
+            raise BadLink(f"{value!r}: this command works on what is here, and needs the key instead of a name")
+        return target
 
 
 def drive_options(command: F) -> F:
@@ -60,6 +74,26 @@ def drive_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--peer", "peers", type=AddressType(), multiple=True, help="A peer to dial; may be repeated."),
+            click.option(
+                "--discovery",
+                envvar="DATFS_DISCOVERY",
+                metavar="WAYS",
+                help="How to find peers: some of mdns,dns,dht, or none. Default: all that work here without --peer,"
+                " none with it.",
+            ),
+            click.option(
+                "--dns-server",
+                "dns_servers",
+                multiple=True,
+                metavar="HOST[:PORT]",
+                help="A discovery server, instead of the usual ones; may be repeated.",
+            ),
+            click.option(
+                "--dht-bootstrap",
+                type=AddressType(6881),
+                multiple=True,
+                help="A node of the DHT to begin with, instead of the usual ones; may be repeated.",
+            ),
             click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep what was fetched."),
             click.option("--memory", is_flag=True, help="Keep what was fetched in memory only."),
             click.option("--offline", is_flag=True, help="Use no network; what is here is all there is."),
@@ -88,6 +122,9 @@ def make_options(
     memory: bool,
     offline: bool,
     timeout: float,
+    discovery: str | None,
+    dns_servers: tuple[str, ...],
+    dht_bootstrap: tuple[Address, ...],
     **more: Any,
 ) -> Options:
     """The :class:`~datfs.client.Options` that the shared options say. Raises UsageError for contradictions."""
@@ -95,12 +132,15 @@ def make_options(
         raise click.UsageError("--memory and --cache-dir exclude each other")
     if offline and peers:
         raise click.UsageError("--offline and --peer exclude each other")
-    return Options(peers=peers, cache_dir=cache_dir, memory=memory, offline=offline, timeout=timeout, **more)
+    usual = () if peers or offline else default_ways()
+    names = usual if discovery is None else parse_ways(discovery)
+    ways = Ways(names, dns_servers or DEFAULT_SERVERS, dht_bootstrap or DEFAULT_BOOTSTRAP)
+    return Options(peers=peers, cache_dir=cache_dir, memory=memory, offline=offline, timeout=timeout, ways=ways, **more)
 
 
-def absolute_target(target: Link | Path) -> Link | Path:
+def absolute_target(target: Target) -> Target:
     """The target with a folder's path made whole, so that messages name it whole."""
-    return target if isinstance(target, Link) else target.absolute()
+    return target.absolute() if isinstance(target, Path) else target
 
 
 def notice(text: str) -> None:
@@ -195,7 +235,7 @@ class View:
 
 
 @asynccontextmanager
-async def view(target: Link | Path, options: Options, version: int | None) -> AsyncIterator[View]:
+async def view(target: Link | NamedLink | Path, options: Options, version: int | None) -> AsyncIterator[View]:
     """Opens a drive for a command, telling on a terminal what is waited for."""
     if isinstance(target, Link) and version is not None:
         target = replace(target, version=version)

@@ -17,6 +17,7 @@ from datfs.cli.output import count, print_json
 from datfs.client import OpenDrive, open_drive
 from datfs.errors import BadLink
 from datfs.link import Link
+from datfs.net.discovery.names import NamedLink
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address, parse_address, show_address
 from datfs.text import show_size
@@ -26,7 +27,7 @@ STATUS_INTERVAL = 1.0
 
 
 @click.command()
-@click.argument("link", type=TargetType())
+@click.argument("link", type=TargetType(named=True))
 @click.option(
     "--listen",
     default=None,
@@ -35,7 +36,7 @@ STATUS_INTERVAL = 1.0
 )
 @json_option
 @drive_options
-def share(link: Link | Path, listen: str | None, as_json: bool, version: int | None, **rest: Any) -> None:
+def share(link: Link | NamedLink | Path, listen: str | None, as_json: bool, version: int | None, **rest: Any) -> None:
     """Serve a drive on this machine to others until stopped.
 
     LINK is a folder that holds a drive, or a link of which something is in the cache.

@@ -141,6 +141,7 @@ class PeerState:
         if data.value is None:
             self._lacks(data.index, data.index + 1)  # only proof of it: else it would be asked for again at once
             self.register.release((data.index,))
+            self.register.source.wants_changed(self.register)
             return False
         self._progress = now
         self._strikes = 0
@@ -215,11 +216,12 @@ class PeerState:
     # -- time and the end
 
     def tick(self, now: float) -> None:
-        """Gives up requests that are late; their answers are still welcome.
+        """Gives up requests that are late; their answers are still welcome. To be called about once a second.
 
         Raises RemoteProtocolError when the peer has stalled too often.
         """
         if not self._asked:
+            self.refill(now)  # it may have been left out for a while, and be the only one that has a chunk
             return
         if now - self._progress > STALLED:
             self._progress = now

@@ -98,7 +98,7 @@ class Session:
         self.peer_id: bytes | None = None
         self._peer_is_live = True
         self._peer_wants_acks = False
-        self.heard = trio.current_time()  # when something last came
+        self.started = self.heard = trio.current_time()  # heard: when something last came
         self._keyed = dialed  # the first register is open: now further ones may follow
         self._channels: dict[int, _Channel] = {}
         self._wake = trio.Event()
@@ -109,6 +109,13 @@ class Session:
     def downloads(self) -> list[PeerState]:
         """What the peer has of each register that both know."""
         return [channel.download for channel in self._channels.values()]
+
+    def has_told(self, register: SparseRegister) -> bool:
+        """Whether the peer has said what it has of the register, or that it does not know it for too long."""
+        for channel in self._channels.values():
+            if channel.register is register:
+                return channel.download.first_have
+        return trio.current_time() - self.started > HANDSHAKE_TIMEOUT
 
     async def run(self) -> None:
         """Talks until either side has had enough; the reason is in :attr:`error`. Always closes the stream."""

@@ -22,6 +22,7 @@ import os
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 import trio
 
@@ -41,6 +42,7 @@ BACKOFF_MOST = 20.0  # less than a reader's usual patience of 30 s, also with th
 GRACE = 3.0
 REST_LEAST = 1.0  # seconds after a failure before a reader's wish alone makes us dial again
 SESSIONS_MOST = 64
+SEARCH_TIMEOUT = 10.0  # readers have hope for so long that somebody is found; the search goes on after it
 ADDRESSES_MOST = 256  # beyond, an address that never worked has to go before a new one is taken
 BANNED_MOST = 1024  # ids remembered
 QUIET = 6.0  # seconds; the reference sends something every 5 s, so a connection without may be dead
@@ -96,6 +98,7 @@ class Swarm:
         self._connect = connect
         self._discoveries = list(discoveries)
         self._searching = len(self._discoveries)
+        self._search_until = float("inf")
         self._registers: list[SparseRegister] = []
         self._known: dict[Address, _Known] = {}
         self._banned_ids: dict[bytes, None] = {}  # in the order in which they were banned
@@ -145,18 +148,27 @@ class Swarm:
         """Why no peer will bring anything now; None while there is hope."""
         if self._fatal is not None:
             return ForkedRegister(str(self._fatal))
-        if self.sessions or self._searching:
-            return None
         now = trio.current_time()
+        if self.sessions or (self._searching and now < self._search_until):
+            return None
         for known in self._known.values():
             if known.state in (AddressState.NEW, AddressState.DIALING) or now < known.hope_until:
                 return None
         if not self._known:
-            return NoPeers("no peer is known for this drive: name one with --peer HOST:PORT")
+            problems = "; ".join(f"{one.name}: {one.problem}" for one in self._discoveries if one.problem)
+            where = f" ({problems})" if problems else ""
+            return NoPeers(f"no peer was found for this drive{where}: name one with --peer HOST:PORT")
         reasons = "; ".join(f"{show_address(k.address)}: {k.error}" for k in self._known.values())
         if any(known.state is AddressState.BANNED for known in self._known.values()):
             return IntegrityError(f"no peer has data that verify ({reasons})")
         return NoPeers(f"no peer can be reached ({reasons})")
+
+    def undecided(self, register: SparseRegister) -> bool:
+        """Whether a peer is being dialed, or connected and has not told yet what it has."""
+        states = (AddressState.NEW, AddressState.DIALING)
+        if self._searching or any(known.state in states for known in self._known.values()):
+            return True
+        return any(not session.has_told(register) for session in self.sessions)
 
     def _nudge(self) -> None:
         now = trio.current_time()
@@ -171,6 +183,8 @@ class Swarm:
             error = self.hopeless(register)
             if error is not None:
                 register.fail(_again(error))
+            else:
+                register.reconsider()
 
     # -- tasks
 
@@ -179,16 +193,20 @@ class Swarm:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self._search_until = trio.current_time() + SEARCH_TIMEOUT
                 for discovery in self._discoveries:
                     nursery.start_soon(self._discover, discovery)
+                await trio.sleep(SEARCH_TIMEOUT)
+                self._check_hope()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
 
     async def _discover(self, discovery: Discovery) -> None:
         try:
-            async for address in discovery.find(discovery_key(self._registers[0].register.key)):
-                self.add_address(address, discovery.name)
+            async with aclosing(discovery.find(discovery_key(self._registers[0].register.key))) as found:
+                async for address in found:
+                    self.add_address(address, discovery.name)
         except (DatfsError, OSError) as error:
             log.warning("looking for peers by %s ended: %s", discovery.name, error)
         finally:

@@ -26,7 +26,7 @@ def parse_address(text: str, default_port: int = 3282) -> Address:
             raise BadLink(f"{text!r} is not an address: the ']' is missing")
     elif not separator or text.count(":") > 1:
         host, port = text, str(default_port)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise BadLink(f"{text!r} is not an address: expected HOST:PORT with a port from 1 to 65535")
     return host, int(port)
 

@@ -12,7 +12,7 @@ from collections import deque
 from datfs.bitfield import rle_encode
 from datfs.crypto import leaf_hash
 from datfs.errors import DatfsError
-from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
+from datfs.net.messages import MAX_NUMBER, Data, Have, Message, Request, Unhave, Want
 from datfs.proof import PresenceSet
 from datfs.sparse import SparseRegister
 
@@ -55,7 +55,8 @@ class UploadState:
 
     def on_request(self, request: Request) -> None:
         """Queues a request; :attr:`full` tells the session when to stop reading."""
-        self._queue.append(request)
+        if request.index < MAX_NUMBER:  # else there is no saying that it is not here either
+            self._queue.append(request)
 
     def announce(self, start: int, length: int = 1) -> None:
         """New chunks are held. One that follows on the last is told together with it."""

@@ -404,12 +404,11 @@ async def test_links_become_links_with_keys() -> None:
     source = Told(Found(KEY, 60))
     resolver = Resolver(cache, [source], clock=clock)
     notes: list[str] = []
-    assert await resolve_link("dat://example.org+7/a/b", resolver, notes.append) == Link(KEY, 7, "a/b")
-    assert await resolve_link(TEXT, resolver, notes.append) is None
+    assert await resolve_link(NamedLink("example.org", 7, "a/b"), resolver, notes.append) == Link(KEY, 7, "a/b")
     assert notes == []
     clock.now += 61
     source.answer = AWAY
-    assert await resolve_link("example.org", resolver, notes.append) == Link(KEY)
+    assert await resolve_link(NamedLink("example.org"), resolver, notes.append) == Link(KEY)
     assert len(notes) == 1
 
 

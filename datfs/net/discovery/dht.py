@@ -30,7 +30,9 @@ DEFAULT_BOOTSTRAP: tuple[Address, ...] = tuple(
 )  # section 2
 ROUND = (600.0, 900.0)  # seconds between rounds
 EARLY = (10.0, 60.0)  # further rounds at the beginning: the first one may meet an empty table of nodes
+ROUND_WITHOUT_NODES = 60.0
 BOOTSTRAP_TIMEOUT = 15.0
+BOOTSTRAP_RETRY = 0.1  # then 0.2, 0.4 and so on: a datagram may be lost, or the node be a moment late
 MISSING = "the DHT needs the library libtorrent: pip install 'datfs[dht]', or leave dht out of --discovery"
 
 
@@ -74,26 +76,30 @@ class MainlineDht:
         fresh = Fresh()
         node = await trio.to_thread.run_sync(_Node, settings(self._bootstrap, self._listen))
         try:
-            await node.begin(BOOTSTRAP_TIMEOUT)
-            counted = False  # a count right after the beginning says nothing
+            await node.begin(self._bootstrap)
             while True:
-                next_round = trio.current_time() + (early.pop(0) if early else self._rng.uniform(*ROUND))
+                self._judge(node)
+                next_round = trio.current_time() + self._pause(node, early)
                 fresh.new_round()
-                if counted:
-                    node.count(self._bootstrap)
-                counted = True
+                node.count()
                 node.ask(info_hash, self.announce_port)
                 while trio.current_time() < next_round:
-                    found = await node.heard(next_round)
-                    self._judge(node)
-                    for address in fresh.take(found, self._trusted):
+                    for address in fresh.take(await node.heard(next_round), self._trusted):
                         yield address
+                if not node.known_nodes:
+                    await node.begin(self._bootstrap)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(node.close)
 
+    def _pause(self, node: _Node, early: list[float]) -> float:
+        """Seconds until the next round."""
+        if not node.known_nodes:
+            return ROUND_WITHOUT_NODES
+        return early.pop(0) if early else self._rng.uniform(*ROUND)
+
     def _judge(self, node: _Node) -> None:
-        problem = "no node of the DHT answers" if node.known_nodes == 0 else None
+        problem = None if node.known_nodes else "no node of the DHT answers"
         if problem is not None and problem != self.problem:
             log.info("%s", problem)
         self.problem = problem
@@ -108,7 +114,7 @@ def settings(bootstrap: Sequence[Address], listen: Address) -> dict[str, Any]:
     public = not any(_is_local(host) for host, _ in bootstrap)
     return {
         "listen_interfaces": show_address(listen),
-        "dht_bootstrap_nodes": ",".join(show_address(node) for node in bootstrap),
+        "dht_bootstrap_nodes": "",  # libtorrent asks those once, and never counts them among its nodes
         "enable_dht": True,
         "enable_lsd": False,
         "enable_upnp": False,
@@ -153,20 +159,23 @@ class _Node:
         for end in (self._bell, self._bell_rope):
             end.setblocking(False)
         self._session.set_alert_fd(self._bell_rope.fileno())
-        self.known_nodes: int | None = None
-        """How many nodes our table has; None before the first count."""
+        self.known_nodes = 0
+        """How many nodes our table has, when it was last counted."""
 
-    async def begin(self, patience: float) -> None:
-        """Waits until the first nodes are known, but not longer than ``patience`` seconds."""
-        with trio.move_on_after(patience):
-            while not any(isinstance(alert, self._lt.dht_bootstrap_alert) for alert in await self._alerts()):
-                pass
+    async def begin(self, bootstrap: Sequence[Address]) -> None:
+        """Waits until the first nodes are known, but not longer than 15 s."""
+        pause = BOOTSTRAP_RETRY
+        with trio.move_on_after(BOOTSTRAP_TIMEOUT):
+            while not self.known_nodes:
+                for node in bootstrap:
+                    self._session.add_dht_node(node)
+                await trio.sleep(pause)
+                pause *= 2
+                self.count()
+                await self.heard(trio.current_time() + BOOTSTRAP_RETRY)
 
-    def count(self, bootstrap: Sequence[Address]) -> None:
-        """Has the nodes of our table counted; if there was none before, begins anew from ``bootstrap``."""
-        if self.known_nodes == 0:
-            for node in bootstrap:
-                self._session.add_dht_node(node)
+    def count(self) -> None:
+        """Has the nodes of our table counted."""
         self._session.post_dht_stats()
 
     def ask(self, info_hash: bytes, announce_port: int | None) -> None:

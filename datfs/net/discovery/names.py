@@ -145,14 +145,11 @@ class Resolver:
         self._missing[host] = (until, why)
 
 
-async def resolve_link(text: str, resolver: Resolver, notice: Callable[[str], None] = log.info) -> Link | None:
-    """The link that a text with a name in it stands for; None if it holds no name.
+async def resolve_link(named: NamedLink, resolver: Resolver, notice: Callable[[str], None] = log.info) -> Link:
+    """The link that a name stands for. ``notice`` is told when the key may be out of date.
 
-    Raises as :meth:`Resolver.resolve`. ``notice`` is told when the key may be out of date.
+    Raises as :meth:`Resolver.resolve`.
     """
-    named = parse_named_link(text)
-    if named is None:
-        return None
     resolved = await resolver.resolve(named.host)
     if resolved.stale:
         notice(f"dat://{named.host}: using the key that was remembered, nobody could be asked whether it still holds")

@@ -1,0 +1,58 @@
+"""Which ways of finding peers to use: what ``--discovery`` says, and the objects that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datfs.errors import BadLink
+from datfs.net.discovery import Discovery, dht
+from datfs.net.discovery.dht import DEFAULT_BOOTSTRAP, MainlineDht
+from datfs.net.discovery.dns_servers import DEFAULT_SERVERS, DnsServer, parse_server
+from datfs.net.discovery.mdns import MulticastDns
+from datfs.net.transport import Address
+
+NAMES = ("mdns", "dns", "dht")
+NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """``names``: some of :data:`NAMES`. ``dns_servers``: as :func:`.dns_servers.parse_server` takes them.
+
+    ``dht_bootstrap``: the nodes to begin with.
+    """
+
+    names: Sequence[str] = ()
+    dns_servers: Sequence[str] = DEFAULT_SERVERS
+    dht_bootstrap: Sequence[Address] = DEFAULT_BOOTSTRAP
+
+    def discoveries(self, announce_port: int | None) -> list[Discovery]:
+        """One object for each way and server. ``announce_port``: where we listen for peers, None to look only.
+
+        Raises BadLink for a server that is none, and Unavailable for the DHT without its extra.
+        """
+        made: list[Discovery] = []
+        if "mdns" in self.names:
+            made.append(MulticastDns(announce_port))
+        if "dns" in self.names:
+            made += [DnsServer(*parse_server(server), announce_port) for server in self.dns_servers]
+        if "dht" in self.names:
+            made.append(MainlineDht(announce_port, bootstrap=self.dht_bootstrap))
+        return made
+
+
+def parse_ways(text: str) -> tuple[str, ...]:
+    """``mdns,dns,dht``, some of these, or ``none``. Raises BadLink."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if names == (NONE,):
+        return ()
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise BadLink(f"{unknown[0]!r} is no way to find peers: expected some of {','.join(NAMES)}, or {NONE}")
+    return names
+
+
+def default_ways() -> tuple[str, ...]:
+    """All that work here: the DHT only where its extra is installed."""
+    return tuple(name for name in NAMES if name != "dht" or dht.is_available())
