@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # After the waiting requests were ended, their handlers need a few turns of the loop. More than this is a bug.
 _ANSWER_SECONDS = 5.0
 
+# Longer than an answer that was written takes to be taken up by the kernel.
+_ANSWER_UNDER_WAY = 0.25
+
 
 Deliver = Callable[[Update], Awaitable[None]]
 Follow = Callable[[Deliver], Awaitable[None]]
@@ -89,18 +92,22 @@ async def serve(
 
 
 async def _update(operations: Operations, update: Update) -> None:
-    """Shows a newer version: the kernel forgets the names that differ and asks for them again."""
+    """Shows a newer version: the kernel forgets the names that differ and asks for them again.
+
+    Twice: an answer of ours may have been on its way into the kernel's cache when it was told the first time.
+    """
     names, directories = operations.replace(update)
-    for number, name in names:
-        # The synchronous call would wait for a lock that a lookup of ours may hold.
-        pyfuse3.invalidate_entry_async(pyfuse3.InodeT(number), pyfuse3.FileNameT(name), ignore_enoent=True)
-    for number in directories:
-        try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
-        except OSError as error:
-            if error.errno != errno.ENOENT:  # the kernel may have forgotten it already
-                raise
-    await trio.lowlevel.checkpoint()
+    for pause in (0, _ANSWER_UNDER_WAY):
+        await trio.sleep(pause)
+        for number, name in names:
+            # The synchronous call would wait for a lock that a lookup of ours may hold.
+            pyfuse3.invalidate_entry_async(pyfuse3.InodeT(number), pyfuse3.FileNameT(name), ignore_enoent=True)
+        for number in directories:
+            try:
+                pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # the kernel may have forgotten it already
+                    raise
 
 
 def _is_on_top(mount: mountpoints.Mount, point: str) -> bool:

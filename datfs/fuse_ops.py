@@ -17,7 +17,8 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
@@ -179,6 +180,14 @@ class _OpenFile:
         return offset < last and end > first and now - when < ECHO_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What an open directory lists, and the version it is of."""
+
+    tree: FileTree
+    entries: Sequence[Entry]
+
+
 class Operations(pyfuse3.Operations):
     """Serves ``tree``. ``timeout``: seconds that any request may wait for the tree."""
 
@@ -196,7 +205,7 @@ class Operations(pyfuse3.Operations):
         self._timeout = timeout
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
         self._files: dict[int, _OpenFile] = {}
-        self._listings: dict[int, Sequence[Entry]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._handles = itertools.count(1)
         self._waiting: set[trio.CancelScope] = set()
         self._closed = False
@@ -261,10 +270,17 @@ class Operations(pyfuse3.Operations):
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         directory = self.inodes.entry(parent_inode)
-        try:
-            entry = await self._wait(lambda: self._tree.lookup(directory, name), WAITING_ANY)
-        except errors.NotFound:
-            return self._look.no_such_name()
+        while True:
+            tree = self._tree
+            try:
+                entry = await self._wait(partial(tree.lookup, directory, name), WAITING_ANY)
+            except errors.NotFound:
+                if tree is self._tree:
+                    return self._look.no_such_name()
+            else:
+                if tree is self._tree:
+                    break
+            # A newer version came while we waited, and the kernel would keep what was true before it.
         number = self.inodes.number_of(entry)
         self.inodes.taken(number, entry)
         return self._look.attributes(entry, number)
@@ -289,19 +305,24 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
         directory = self.inodes.entry(inode)
-        listing = await self._wait(lambda: self._tree.list(directory), WAITING_ANY)
+        tree = self._tree
+        entries = await self._wait(partial(tree.list, directory), WAITING_ANY)
         handle = next(self._handles)
-        self._listings[handle] = listing
+        self._listings[handle] = _Listing(tree, entries)
         return handle
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """Ids are the places in the snapshot, from 1; 0 begins again."""
         listing = self._listings[fh]
-        for place in range(max(start_id, 0), len(listing)):
-            entry = listing[place]
+        look = self._look
+        if listing.tree is not self._tree:
+            look = replace(look, cache_seconds=0)  # of an older version: not to be kept
+        entries = listing.entries
+        for place in range(max(start_id, 0), len(entries)):
+            entry = entries[place]
             number = self.inodes.number_of(entry)
-            if not pyfuse3.readdir_reply(token, entry.name, self._look.attributes(entry, number), place + 1):
+            if not pyfuse3.readdir_reply(token, entry.name, look.attributes(entry, number), place + 1):
                 break
             self.inodes.taken(number, entry)
 

@@ -37,9 +37,7 @@ hypothesis.settings.load_profile("datfs")
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the markers of this file and keeps a way to the terminal past pytest's capturing."""
     config.addinivalue_line("markers", "time_limit(seconds): instead of the limit that all tests have")
-    config.addinivalue_line(
-        "markers", "expect_log(regex): warnings and errors in the log that match are no failure"
-    )
+    config.addinivalue_line("markers", "expect_log(regex): warnings and errors in the log that match are no failure")
     config.stash[_stderr] = os.dup(2)
 
 

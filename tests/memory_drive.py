@@ -110,9 +110,7 @@ def vector_drive(name: str) -> MemoryDrive:
     drive = MemoryDrive()
     drive.chunks = []
     offset = 0
-    for leaf in range(
-        32, len(tree), 80
-    ):  # 32 bytes of SLEEP header, then nodes of 40, of which every second is a leaf
+    for leaf in range(32, len(tree), 80):  # 32 bytes of SLEEP header, then nodes of 40, of which every second is a leaf
         (size,) = struct.unpack_from(">Q", tree, leaf + 32)
         drive.chunks.append(data[offset : offset + size])
         offset += size

@@ -71,9 +71,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {
-    module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if not path.stem.endswith("_pb2")
-}
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if not path.stem.endswith("_pb2")}
 
 
 def imports(name: str) -> set[str]:
@@ -166,9 +164,7 @@ def test_public_names_exist_and_are_described() -> None:
         value = getattr(datfs, name)
         if inspect.isclass(value) or inspect.isroutine(value):
             assert inspect.getdoc(value), name
-    public = {
-        name for name, value in vars(datfs).items() if name[0] != "_" and not isinstance(value, ModuleType)
-    }
+    public = {name for name, value in vars(datfs).items() if name[0] != "_" and not isinstance(value, ModuleType)}
     assert public <= set(datfs.__all__) | {"annotations"}
 
 
@@ -177,9 +173,7 @@ def test_one_source_of_the_version() -> None:
     assert datfs.__version__ == version("datfs")
 
 
-ERRORS = [
-    value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == errors.__name__
-]
+ERRORS = [value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

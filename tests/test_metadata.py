@@ -78,9 +78,7 @@ def test_invalid_components(component: bytes) -> None:
     assert not valid_component(component)
 
 
-@pytest.mark.parametrize(
-    "component", [b"a", b"...", b".dat", b"new\nline", b"\x1b[31m", b"\xff\xfe", b"x" * 255]
-)
+@pytest.mark.parametrize("component", [b"a", b"...", b".dat", b"new\nline", b"\x1b[31m", b"\xff\xfe", b"x" * 255])
 def test_valid_components(component: bytes) -> None:
     """Odd names that a file system can show are valid."""
     assert valid_component(component)
@@ -372,9 +370,7 @@ def test_records_convert_both_ways(path: tuple[bytes, ...], value: bytes | None,
     """Decoding gives back what was encoded, if all lists end with the entry's number, some do, or none."""
     seq = 20_001
     count = data.draw(st.integers(0, len(path) + 1))
-    endings = data.draw(
-        st.sampled_from([[True] * count, [False] * count]) | st.lists(st.booleans(), min_size=count)
-    )
+    endings = data.draw(st.sampled_from([[True] * count, [False] * count]) | st.lists(st.booleans(), min_size=count))
     lists = [[*data.draw(ascending), *([seq] if own else [])] for own in endings[:count]]
     record = decode_record(seq, encode_record(name_of(path), value, lists, seq))
     assert (record.path, record.value) == (path, value)

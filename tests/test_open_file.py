@@ -97,6 +97,20 @@ def test_an_isolated_read_moves_one_chunk() -> None:
     assert source.brought == [len(BEFORE) + 1_500_000 // 65_536, len(BEFORE) + 200_000 // 65_536]
 
 
+def test_odd_sizes_cost_few_chunks() -> None:
+    """Sizes made so that every guess is off by almost everything: a byte is still found by halving."""
+    origin, stat, data = source_with([bytes([number % 7]) for number in range(3000)] + [bytes(3_000_000)])
+    copy, source = sparse_copy(origin)
+
+    async def work() -> None:
+        file = OpenFile(copy, stat, "/f")
+        assert await file.read(2_990, 20) == data[2_990:3_010]
+        assert await file.read(1_500, 1) == data[1_500:1_501]
+
+    run(work)
+    assert len(source.brought) < 80
+
+
 def test_sequential_reads_read_ahead_and_a_seek_stops_it() -> None:
     """Reading in a row fetches ahead of the reader, more as it goes on; a seek begins anew."""
     origin, stat, data = source_with(equal_chunks(200))

@@ -17,10 +17,11 @@ from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 
 from datfs import errors, fuse_ops
 from datfs.fuse_ops import Appearance, Operations, known_errno
-from datfs.vfs import Entry, Kind
+from datfs.vfs import Entry, Kind, Update
 from tests.memory_tree import MTIME_NS, MemoryFile, MemoryTree, noise
 
 CTX = cast(RequestContext, None)  # no handler looks at it
+TOKEN = cast(ReaddirToken, None)
 TIMEOUT = 30.0
 
 
@@ -84,7 +85,7 @@ async def list_some(
 ) -> list[tuple[bytes, int, int]]:
     listing = Listing(room)
     monkeypatch.setattr(pyfuse3, "readdir_reply", listing.reply)
-    await ops.readdir(handle, start, cast(ReaddirToken, None))
+    await ops.readdir(handle, start, TOKEN)
     return listing.entries
 
 
@@ -391,6 +392,67 @@ async def test_extended_attributes(ops: Operations) -> None:
     assert await ops.listxattr(number, CTX) == [b"user.test.size"]
     assert await refused(ops.getxattr(number, b"user.none", CTX)) == errno.ENODATA
     assert await refused(ops.getxattr(number, b"system.posix_acl_access", CTX)) == errno.EOPNOTSUPP
+
+
+# A newer version
+
+
+async def test_a_newer_version_tells_which_names_to_forget(ops: Operations) -> None:
+    """Names that differ, in directories the kernel knows, with the directories that a new path brings."""
+    d = await inode_of(ops, "d")
+    await inode_of(ops, "d/e")
+    newer = MemoryTree({"a.txt": b"other", "d/new/deep/x": b"x", "d/e/": b"", "d/inner.txt": b"inner"})
+    changed = [(b"a.txt",), (b"d", b"new", b"deep", b"x"), (b"unknown", b"y")]
+    names, directories = ops.replace(Update(newer, changed))
+    assert names == {(1, b"a.txt"), (1, b"d"), (d, b"new"), (1, b"unknown")}
+    assert directories == {1, d}
+    assert (await ops.lookup(1, b"a.txt", CTX)).st_size == 5
+    assert (await ops.lookup(d, b"new", CTX)).st_ino
+
+
+async def test_an_unknown_difference_forgets_all_directories(ops: Operations, tree: MemoryTree) -> None:
+    """When what changed is not known, every directory that the kernel knows is asked for again."""
+    d, e = await inode_of(ops, "d"), await inode_of(ops, "d/e")
+    names, directories = ops.replace(Update(tree, None))
+    assert names == {(1, b"d"), (d, b"e")}
+    assert directories == {1, d, e}
+
+
+async def test_a_lookup_that_waited_through_an_update_tells_the_new_version(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The kernel keeps what it is told: an answer of the version before would stay."""
+    tree.hold_names = trio.Event()
+    found: list[int] = []
+
+    async def ask() -> None:
+        found.append((await ops.lookup(1, b"fresh", CTX)).st_ino)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(0.1)
+        ops.replace(Update(MemoryTree({"fresh": b"new"}), [(b"fresh",)]))
+        tree.hold_names.set()
+    assert found[0] != 0
+
+
+async def test_a_listing_of_an_older_version_is_not_kept(ops: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open directory lists its snapshot to the end, but the kernel is told not to keep those names."""
+    times: list[float] = []
+
+    def reply(token: ReaddirToken, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
+        times.append(attr.entry_timeout)
+        return True
+
+    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
+    handle = await ops.opendir(1, CTX)
+    await ops.readdir(handle, 0, TOKEN)
+    assert min(times) > 60
+    times.clear()
+    ops.replace(Update(MemoryTree({"other": b""}), [(b"other",)]))
+    await ops.readdir(handle, 0, TOKEN)
+    assert len(times) == 4
+    assert max(times) == 0
 
 
 async def test_statfs(ops: Operations, tree: MemoryTree) -> None:

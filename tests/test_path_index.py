@@ -226,9 +226,7 @@ def test_every_version_is_what_a_dict_says(data: st.DataObject) -> None:
             found = drive.walk(path_index.stat_path, version, path)
             expected = expected_found(drive, live, path)
             assert (found and (found.kind, found.record and found.record.seq)) == expected
-            children = {
-                other[len(path)] for other in live if len(other) > len(path) and other[: len(path)] == path
-            }
+            children = {other[len(path)] for other in live if len(other) > len(path) and other[: len(path)] == path}
             assert drive.walk(path_index.list_children, version, path).keys() == children
         tree = drive.tree(version)
         shown = {path[:depth] for path in live for depth in range(1, len(path) + 1)}
@@ -307,9 +305,7 @@ def test_deleting_below_a_file_leaves_a_file() -> None:
     drive.put(p("/a"))
     drive.delete(p("/a/nothing"))
     assert kind(drive, "/a") == "file"
-    assert [(child.name, child.kind) for child in drive.walk(path_index.child_entries, 2, ())] == [
-        (b"a", "file")
-    ]
+    assert [(child.name, child.kind) for child in drive.walk(path_index.child_entries, 2, ())] == [(b"a", "file")]
 
 
 def test_a_value_on_the_root_is_no_file() -> None:

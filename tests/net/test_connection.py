@@ -145,9 +145,7 @@ def test_our_bytes_are_those_of_the_reference(side: str) -> None:
     """Told to say the same, we send the reference's conversation of two-files byte for byte."""
     recording = RECORDINGS[0]
     direction: Direction = getattr(recording, side)
-    end = Connection(
-        id=direction.handshake.id, nonce=direction.nonce, key=recording.keys[0], live=True, now=0
-    )
+    end = Connection(id=direction.handshake.id, nonce=direction.nonce, key=recording.keys[0], live=True, now=0)
     sent = bytearray()
     for recorded in direction.frames[2:]:
         if isinstance(recorded.message, Feed):
@@ -332,9 +330,7 @@ def test_second_handshake_is_ignored() -> None:
     """
     other = Handshake(b"\x33" * 32, extensions=("x",))
     assert replay(greeting(frame(0, other), frame(0, Have(1)))) == [*OPENED, MessageReceived(0, Have(1))]
-    data = stream(
-        frame(0, Feed(DK, NONCE)), encode_frame(0, 1, b"\x0a\xff"), frame(1, Feed(DK2)), frame(1, HELLO)
-    )
+    data = stream(frame(0, Feed(DK, NONCE)), encode_frame(0, 1, b"\x0a\xff"), frame(1, Feed(DK2)), frame(1, HELLO))
     assert replay(data) == OPENED
 
 
@@ -355,9 +351,7 @@ def test_feed_again() -> None:
 
 def test_two_numbers_for_one_register() -> None:
     """A register may be opened under a second number; when the first is given up, both are."""
-    data = greeting(
-        frame(4, Feed(DK)), frame(4, Have(1)), frame(0, Feed(DK2)), frame(4, Have(2)), frame(4, Feed(DK3))
-    )
+    data = greeting(frame(4, Feed(DK)), frame(4, Have(1)), frame(0, Feed(DK2)), frame(4, Have(2)), frame(4, Feed(DK3)))
     assert replay(data) == [*OPENED, MessageReceived(0, Have(1)), ChannelClosed(0)]
 
 

@@ -85,9 +85,7 @@ bad_feed = st.builds(encode_frame, channels, st.just(0), st.binary(max_size=60))
 good_frame = st.builds(frame, channels, strategies.messages)
 register_frame = st.builds(frame, channels, strategies.register_messages)
 extension_frame = st.builds(frame, channels, st.builds(Extension, st.integers(0, 2), st.binary(max_size=9)))
-feed_frame = st.builds(
-    frame, st.integers(0, 4), st.sampled_from(OTHERS).map(lambda key: Feed(discovery_key(key)))
-)
+feed_frame = st.builds(frame, st.integers(0, 4), st.sampled_from(OTHERS).map(lambda key: Feed(discovery_key(key))))
 
 # The second register is one that we open too, the third is not; so most of what follows has somewhere to go.
 begun = frame(0, Handshake(b"x", extensions=("a",))) + b"".join(

@@ -246,9 +246,7 @@ def test_large_message_with_groups_is_refused() -> None:
         decode(DATA, memoryview(encode(Data(0, bytes(256 * 1024))) + bytes.fromhex("5b5c")))
 
 
-@pytest.mark.parametrize(
-    "message", [Have(-1), Request(2**64), Data(0, b"", (TreeNode(-1, b"", 0),))], ids=str
-)
+@pytest.mark.parametrize("message", [Have(-1), Request(2**64), Data(0, b"", (TreeNode(-1, b"", 0),))], ids=str)
 def test_our_impossible_values(message: Message) -> None:
     """A value that has no encoding is our mistake."""
     with pytest.raises(LocalProtocolError, match="cannot be encoded"):

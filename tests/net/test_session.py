@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -293,8 +293,9 @@ class BadDiscovery:
     """Finds one address and fails."""
 
     name = "a broken way"
+    problem: str | None = None
 
-    async def find(self, key: bytes) -> AsyncIterator[Address]:
+    async def find(self, discovery_key: bytes) -> AsyncGenerator[Address, None]:
         yield FIRST
         raise OSError(101, "Network is unreachable")
 

@@ -1,0 +1,123 @@
+"""Files below a folder, by names that somebody else chose: none of them leads out of it (drive.md section 9).
+
+Every folder on the way is opened relative to the one above, and no symbolic link is followed, so that what is checked
+is what is used. ``.dat``, where the registers are, is nobody's file either.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_bits
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from datfs.metadata import Path as DrivePath
+from datfs.metadata import valid_component
+from datfs.text import show_path
+
+PRIVATE = b".dat"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def allowed(path: DrivePath) -> bool:
+    """Whether a drive may have a file of this name in a folder."""
+    return bool(path) and all(map(valid_component, path)) and path[0] != PRIVATE
+
+
+class ConfinedFolder:
+    """A folder and what is below it. Every method raises OSError, naming the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open_file(self, path: DrivePath, *, write: bool = False) -> int:
+        """A file descriptor of a plain file; with ``write`` it is made, with the folders above, if it is not there."""
+        # NONBLOCK: what was a file may have become a pipe.
+        flags = (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with self._names(path), self._parent(path, make=write) as parent:
+            fd = os.open(path[-1], flags, 0o666, dir_fd=parent)
+            if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise OSError(errno.EINVAL, "not a plain file")
+            return fd
+
+    def remove(self, path: DrivePath) -> None:
+        """Removes a file, and the folders above that are empty then. It is no error if it is not there."""
+        with self._names(path):
+            try:
+                with self._parent(path) as parent:
+                    os.unlink(path[-1], dir_fd=parent)
+                for depth in range(len(path) - 1, 0, -1):
+                    with self._parent(path[:depth]) as parent:
+                        os.rmdir(path[depth - 1], dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                pass  # gone, or something else stands there by now, which is not the drive's
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP):
+                    raise
+
+    def sync(self, paths: Iterable[DrivePath]) -> None:
+        """Makes files and their names durable. Those that are not there any more are left out."""
+        folders: set[DrivePath] = set()
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                fd = self.open_file(path)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+                folders.update(path[:depth] for depth in range(len(path)))
+        for folder in folders:
+            with suppress(FileNotFoundError, NotADirectoryError), self._parent((*folder, b"")) as fd:
+                os.fsync(fd)
+
+    def close(self) -> None:
+        """Lets go of the folder; a second call does nothing."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    @contextmanager
+    def _names(self, path: DrivePath) -> Iterator[None]:
+        """Refuses names that lead elsewhere, and says in errors which path they are about."""
+        place = self.name + show_path(path)
+        if not allowed(path):
+            raise PermissionError(errno.EPERM, "a drive may have no file of this name", place)
+        try:
+            yield
+        except OSError as error:
+            why = "a symbolic link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+            raise OSError(error.errno, why, place) from None
+
+    @contextmanager
+    def _parent(self, path: DrivePath, *, make: bool = False) -> Iterator[int]:
+        """The folder that a path's last component is in."""
+        fd = os.dup(self._root)
+        try:
+            for component in path[:-1]:
+                below = self._step(fd, component, make)
+                os.close(fd)
+                fd = below
+                self._refuse_private(fd)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _step(self, fd: int, component: bytes, make: bool) -> int:
+        try:
+            return os.open(component, _FOLDER, dir_fd=fd)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with suppress(FileExistsError):
+            os.mkdir(component, dir_fd=fd)
+        return os.open(component, _FOLDER, dir_fd=fd)
+
+    def _refuse_private(self, fd: int) -> None:
+        """Refuses ``.dat`` by what it is: on some file systems it has other names too, like ``.DAT``."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(PRIVATE, dir_fd=self._root)):
+                raise NotADirectoryError(errno.ENOTDIR, "the drive's own registers are there")

@@ -1,0 +1,210 @@
+"""The bytes of a content register that are the files of a folder, for whoever changes them (sleep.md section 7).
+
+Two of them: a writer's, whose files are there before they are added and are never touched; and a reader's clone, whose
+files are made of the chunks that arrive. Both know where a byte is from the metadata entries up to :attr:`version`.
+:mod:`datfs.working_files` looks at such folders without changing them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import NamedTuple
+
+from datfs.confined import ConfinedFolder, allowed
+from datfs.errors import BadMetadata, CorruptStorage, ReadOnly
+from datfs.metadata import Path, Stat, decode_record, plausible
+from datfs.register import Register
+from datfs.storage import Buffer
+from datfs.text import show_path
+
+OPEN_FILES = 64
+
+
+class Extent(NamedTuple):
+    """The bytes ``start .. stop-1`` of the register are the file ``path``, by metadata entry ``seq``."""
+
+    start: int
+    stop: int
+    seq: int
+    path: Path
+
+
+_START = attrgetter("start")
+
+
+class FolderContent:
+    """What both kinds of :class:`datfs.storage.RandomAccess` here have in common. ``version``: entries that count."""
+
+    def __init__(self, folder: ConfinedFolder, metadata: Register) -> None:
+        self.name = folder.name
+        self.version = 0
+        self.folder = folder
+        self._metadata = metadata
+        self._extents: list[Extent] = []
+        self._newest: dict[Path, Extent] = {}
+        self._fds: OrderedDict[Path, tuple[int, bool]] = OrderedDict()  # whether one is open for writing too
+        self._unsynced: set[Path] = set()
+
+    # -- where bytes are
+
+    def advance(self, version: int) -> None:
+        """Takes the entries up to ``version`` into account, except those that are not held or make no sense."""
+        for seq in range(self.version + 1, version + 1):
+            if not self._metadata.has(seq):
+                continue
+            try:
+                record = decode_record(seq, self._metadata.get(seq))
+            except (BadMetadata, CorruptStorage):
+                continue
+            self._learn(seq, record.path, record.stat)
+        self.version = max(self.version, version)
+
+    def _learn(self, seq: int, path: Path, stat: Stat | None) -> None:
+        before = self._newest.pop(path, None)
+        if before is not None:
+            del self._extents[bisect.bisect_left(self._extents, before)]
+        if stat is None or not stat.blocks or not stat.size or plausible(stat, None) is not None or not allowed(path):
+            return
+        extent = self._newest[path] = Extent(stat.byte_offset, stat.byte_offset + stat.size, seq, path)
+        bisect.insort(self._extents, extent)
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[Path, int, int]]:
+        """The files of a range, as (path, position in it, bytes); ends where the metadata name none."""
+        while length > 0:
+            at = bisect.bisect_right(self._extents, offset, key=_START) - 1
+            if at < 0 or offset >= self._extents[at].stop:
+                return
+            extent = self._extents[at]
+            size = min(length, extent.stop - offset)
+            yield extent.path, offset - extent.start, size
+            offset, length = offset + size, length - size
+
+    # -- RandomAccess
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the register; short where no file has them. Raises OSError of the files."""
+        found: list[bytes] = []
+        for path, position, size in self._pieces(offset, length):
+            found.append(self._read_file(path, position, size))
+            if len(found[-1]) < size:
+                break
+        return b"".join(found)
+
+    def size(self) -> int:
+        """One past the last byte that the metadata name a file for, whatever became of the file."""
+        return max((extent.stop for extent in self._extents[-1:]), default=0)
+
+    def truncate(self, size: int) -> None:
+        """Nothing: a register that forgets chunks leaves the files as they are."""
+
+    def punch(self, offset: int, length: int) -> None:
+        """Nothing, see :meth:`truncate`."""
+
+    def sync(self) -> None:
+        """Makes the files durable that were written or taken over since. May be called from another thread."""
+        while self._unsynced:
+            path = self._unsynced.pop()  # one by one: the other thread may add some
+            try:
+                self.folder.sync([path])
+            except OSError:
+                self._unsynced.add(path)
+                raise
+
+    def close(self) -> None:
+        """Closes the files and the folder; a second call does nothing."""
+        for path in list(self._fds):
+            self._let_go(path)
+        self.folder.close()
+
+    # -- files
+
+    def _read_file(self, path: Path, position: int, size: int) -> bytes:
+        try:
+            return os.pread(self._open(path), size, position)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
+    def _open(self, path: Path, *, write: bool = False) -> int:
+        fd, writable = self._fds.get(path, (-1, False))
+        if fd < 0 or (write and not writable):
+            self._let_go(path)
+            fd = self.folder.open_file(path, write=write)
+            self._fds[path] = fd, write
+            if len(self._fds) > OPEN_FILES:
+                os.close(self._fds.popitem(last=False)[1][0])
+        self._fds.move_to_end(path)
+        return fd
+
+    def _let_go(self, path: Path) -> None:
+        fd, _ = self._fds.pop(path, (-1, False))
+        if fd >= 0:
+            os.close(fd)
+
+
+class ImportedContent(FolderContent):
+    """A writer's: its files were there before. Writing means to say which bytes of them are chunks."""
+
+    _current: tuple[Path, int] | None = None
+
+    @contextmanager
+    def importing(self, path: Path, start: int) -> Iterator[None]:
+        """What is written inside, from byte ``start`` of the register on, is the file ``path``."""
+        self._let_go(path)  # it may have been replaced by another file of this name
+        self._current = path, start
+        try:
+            yield
+        finally:
+            self._current = None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Makes sure that the file has these bytes. Raises CorruptStorage if not, ReadOnly outside of an import."""
+        if self._current is None:
+            raise ReadOnly(f"{self.name}: the files of this folder are added to the drive, never written")
+        path, start = self._current
+        if self._read_file(path, offset - start, len(data)) != data:
+            raise CorruptStorage(
+                f"{self.name}{show_path(path)}: it does not have the bytes that were to be added, or was changed"
+                f" meanwhile (offset {offset - start}): add it again",
+                self.name + show_path(path),
+                offset - start,
+            )
+        self._unsynced.add(path)
+
+
+class ClonedContent(FolderContent):
+    """A reader's: a chunk is written into the file that the entries up to ``version`` name for it."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Writes into the files. Raises OSError, also if no file may have these bytes; nothing is written then."""
+        pieces = list(self._pieces(offset, len(data)))
+        if sum(size for _, _, size in pieces) < len(data):
+            raise OSError(errno.ESTALE, f"no file of version {self.version} has bytes {offset} and on", self.name)
+        view = memoryview(data)
+        for path, position, size in pieces:
+            self._write_file(path, position, view[:size])
+            self._unsynced.add(path)
+            view = view[size:]
+
+    def remove(self, path: Path) -> None:
+        """Removes a file whose chunks are not held any more, and the folders that are empty then. Raises OSError."""
+        self._let_go(path)
+        if allowed(path):
+            self.folder.remove(path)
+
+    def _write_file(self, path: Path, position: int, data: memoryview) -> None:
+        fd = self._open(path, write=True)
+        if not os.fstat(fd).st_nlink:  # somebody removed it
+            self._let_go(path)
+            fd = self._open(path, write=True)
+        extent = self._newest[path]
+        if os.fstat(fd).st_size > extent.stop - extent.start:
+            os.ftruncate(fd, extent.stop - extent.start)
+        while data:
+            written = os.pwrite(fd, data, position)
+            position, data = position + written, data[written:]
