@@ -18,6 +18,9 @@ from datfs.metadata import valid_component
 from datfs.text import show_path
 
 PRIVATE = b".dat"
+NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL))
+"""What :meth:`ConfinedFolder.open_file` says if there is no plain file of that name."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -45,31 +48,36 @@ class ConfinedFolder:
             return fd
 
     def remove(self, path: DrivePath) -> None:
-        """Removes a file, and the folders above that are empty then. It is no error if it is not there."""
+        """Removes a plain file, and the folders above that are empty then. It is no error if there is none."""
         with self._names(path):
             try:
                 with self._parent(path) as parent:
+                    if not stat_bits.S_ISREG(os.stat(path[-1], dir_fd=parent, follow_symlinks=False).st_mode):
+                        return  # somebody put it there, not the drive
                     os.unlink(path[-1], dir_fd=parent)
                 for depth in range(len(path) - 1, 0, -1):
                     with self._parent(path[:depth]) as parent:
                         os.rmdir(path[depth - 1], dir_fd=parent)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                pass  # gone, or something else stands there by now, which is not the drive's
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP):
+                # Gone, or not empty, or something else stands on the way by now.
+                if error.errno not in NO_FILE | {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
 
     def sync(self, paths: Iterable[DrivePath]) -> None:
         """Makes files and their names durable. Those that are not there any more are left out."""
         folders: set[DrivePath] = set()
         for path in paths:
-            with suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 fd = self.open_file(path)
-                try:
-                    os.fdatasync(fd)
-                finally:
-                    os.close(fd)
-                folders.update(path[:depth] for depth in range(len(path)))
+            except OSError as error:
+                if error.errno in NO_FILE:
+                    continue
+                raise
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            folders.update(path[:depth] for depth in range(len(path)))
         for folder in folders:
             with suppress(FileNotFoundError, NotADirectoryError), self._parent((*folder, b"")) as fd:
                 os.fsync(fd)

@@ -15,7 +15,7 @@ from datfs.confined import ConfinedFolder
 from datfs.dat_content import ClonedContent
 from datfs.dat_folder import INNER, OWNER, drive_in, lock, mixed, unlock
 from datfs.errors import BadMetadata, NotADrive, ReadOnly
-from datfs.metadata import Record, Stat, decode_header, decode_record
+from datfs.metadata import Record, decode_header, decode_record
 from datfs.register import Register
 from datfs.storage import FileStorage, directory_storage
 
@@ -74,7 +74,8 @@ class DatClone:
         """Makes room for a version (default: the newest), and returns it: its chunks can be put from then on.
 
         Forgets the chunks, and removes the files, of all that was replaced or deleted since :attr:`latest`, which is
-        then written (sleep.md section 8, steps 1 to 3). A crash in between leaves the rest to the next time. Raises
+        then written (sleep.md section 8, steps 1 to 3). A file of which nothing was fetched is not the drive's and
+        stays. A crash in between leaves the rest to the next time, or at worst a file that no chunk is held of. Raises
         ChunkMissing, with nothing changed, if metadata are needed that are not here; BadMetadata, OSError.
         """
         newest = max(0, self.metadata.length - 1)
@@ -83,16 +84,29 @@ class DatClone:
         if version <= self.latest or content is None:
             return self.latest
         changes = path_index.run(path_index.diff(self._record, self.latest, version))
-        gone = [(change.path, stat) for change in changes if change.kind == "del" and (stat := _kept(change.record))]
+        gone = [
+            (change.path, stat.offset, stat.offset + stat.blocks)
+            for change in changes
+            if change.kind == "del"
+            and (stat := change.record.stat) is not None
+            and content.data_bits.next_set(stat.offset, stat.offset + stat.blocks) is not None
+        ]
         self.metadata.flush()  # the version must not be there before its entries are
-        for first, stop in _joined((stat.offset, stat.offset + stat.blocks) for _, stat in gone):
+        for first, stop in _joined((first, stop) for _, first, stop in gone):
             content.clear(first, stop)
-        for path, _ in gone:
+        for path, _, _ in gone:
             self._files.remove(path)
         write_latest(self._base, version)
         self._files.advance(version)
         self.latest = version
         return version
+
+    def wanted(self) -> list[tuple[int, int]]:
+        """Chunks ``first .. stop-1`` of each file of :attr:`latest` that is not here whole, by its entry."""
+        content = self.content
+        if content is None or not self.latest:
+            return []
+        return [(first, stop) for first, stop in self._files.chunks() if not content.has_range(first, stop)]
 
     def flush(self) -> None:
         """Makes everything durable that was put."""
@@ -126,12 +140,6 @@ def write_latest(base: Path, version: int) -> None:
     with closing(FileStorage(base / LATEST)) as file:
         file.write(0, version.to_bytes(LATEST_BYTES, "big"))
         file.sync()
-
-
-def _kept(record: Record) -> Stat | None:
-    """The attributes of an entry that may have chunks and a file here."""
-    stat = record.stat
-    return stat if stat is not None and stat.blocks else None
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

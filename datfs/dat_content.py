@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import NamedTuple
 
-from datfs.confined import ConfinedFolder, allowed
+from datfs.confined import NO_FILE, ConfinedFolder, allowed
 from datfs.errors import BadMetadata, CorruptStorage, ReadOnly
 from datfs.metadata import Path, Stat, decode_record, plausible
 from datfs.register import Register
@@ -27,12 +27,17 @@ OPEN_FILES = 64
 
 
 class Extent(NamedTuple):
-    """The bytes ``start .. stop-1`` of the register are the file ``path``, by metadata entry ``seq``."""
+    """The bytes ``start .. stop-1`` of the register, in ``blocks`` chunks from ``first`` on, are the file ``path``.
+
+    ``seq``: the metadata entry that says so.
+    """
 
     start: int
     stop: int
     seq: int
     path: Path
+    first: int
+    blocks: int
 
 
 _START = attrgetter("start")
@@ -65,13 +70,19 @@ class FolderContent:
             self._learn(seq, record.path, record.stat)
         self.version = max(self.version, version)
 
+    def chunks(self) -> list[tuple[int, int]]:
+        """The chunks ``first .. stop-1`` of each file, in order of their bytes, as the entries claim."""
+        return [(extent.first, extent.first + extent.blocks) for extent in self._extents]
+
     def _learn(self, seq: int, path: Path, stat: Stat | None) -> None:
         before = self._newest.pop(path, None)
         if before is not None:
             del self._extents[bisect.bisect_left(self._extents, before)]
         if stat is None or not stat.blocks or not stat.size or plausible(stat, None) is not None or not allowed(path):
             return
-        extent = self._newest[path] = Extent(stat.byte_offset, stat.byte_offset + stat.size, seq, path)
+        extent = self._newest[path] = Extent(
+            stat.byte_offset, stat.byte_offset + stat.size, seq, path, stat.offset, stat.blocks
+        )
         bisect.insort(self._extents, extent)
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[Path, int, int]]:
@@ -108,13 +119,14 @@ class FolderContent:
 
     def sync(self) -> None:
         """Makes the files durable that were written or taken over since. May be called from another thread."""
+        paths: list[Path] = []
         while self._unsynced:
-            path = self._unsynced.pop()  # one by one: the other thread may add some
-            try:
-                self.folder.sync([path])
-            except OSError:
-                self._unsynced.add(path)
-                raise
+            paths.append(self._unsynced.pop())  # one by one: the other thread may add some
+        try:
+            self.folder.sync(paths)
+        except OSError:
+            self._unsynced.update(paths)
+            raise
 
     def close(self) -> None:
         """Closes the files and the folder; a second call does nothing."""
@@ -126,9 +138,12 @@ class FolderContent:
 
     def _read_file(self, path: Path, position: int, size: int) -> bytes:
         try:
-            return os.pread(self._open(path), size, position)
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
+            fd = self._open(path)
+        except OSError as error:
+            if error.errno in NO_FILE:
+                return b""
+            raise
+        return os.pread(fd, size, position)
 
     def _open(self, path: Path, *, write: bool = False) -> int:
         fd, writable = self._fds.get(path, (-1, False))

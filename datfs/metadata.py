@@ -10,6 +10,7 @@ nothing else; what does decode is bounded, in time and memory, by a small multip
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -155,6 +156,7 @@ class Stat:
         return self.mode & 0o777
 
 
+@functools.lru_cache(maxsize=16_384)  # a listing asks for the attributes of each of its records a few times
 def decode_stat(data: bytes) -> Stat:
     """The attributes in an entry's value. Raises BadMetadata if they do not decode or have no mode."""
     message = drive_pb2.Stat()

@@ -108,6 +108,7 @@ class Register:
         self.length = 0
         self.byte_length = 0
         self._next_place = (0, 0)  # chunk and byte offset after the last one placed: sequential puts need no sum
+        self._next_read = (0, 0)  # the same for reads; forgotten when nodes change
         self._newest_roots: list[TreeNode] | None = []
         self._data_syncer = Syncer(data)
         self._undone: tuple[list[int], int] | None = None  # nodes and signature of an append that failed
@@ -231,6 +232,8 @@ class Register:
         """Where the chunk begins, in bytes. Known for every chunk held. Raises ChunkMissing if it is not known."""
         if index == self._next_place[0]:
             return self._next_place[1]
+        if index == self._next_read[0]:
+            return self._next_read[1]
         return sum(self._need(number).size for number in flat.full_roots(2 * index))
 
     def size_of(self, index: int) -> int:
@@ -250,6 +253,7 @@ class Register:
                 self._data.name,
                 offset,
             )
+        self._next_read = (index + 1, offset + size)
         return value
 
     def read(self, offset: int, length: int) -> bytes:
@@ -342,6 +346,7 @@ class Register:
             if value:
                 self._data.write(offset, value)
                 self._data_syncer.written()
+            self._next_read = (0, 0)
             self._next_place = (index + 1, offset + len(value))
         has = bits.tree.get
         for node in new:

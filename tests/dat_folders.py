@@ -50,7 +50,9 @@ def update(clone: DatClone, metadata: Register, content: Register) -> None:
     clone.clean()
     copy = clone.content
     assert copy is not None
-    fetch(copy, content)
+    for first, stop in clone.wanted():
+        fetch(copy, content, first, stop)
+    assert clone.wanted() == []
     clone.flush()
 
 

@@ -116,7 +116,7 @@ def test_few_files_are_open_at_once(origin: DriveWriter, tmp_path: Path, monkeyp
 
 
 def test_nothing_is_written_before_there_is_room(origin: DriveWriter, tmp_path: Path) -> None:
-    """A chunk of a version that was not cleaned for would overwrite what is held: it is refused, and nothing changes."""
+    """A chunk of a version that was not cleaned for would overwrite what is held: it is refused."""
     origin.put((b"a",), [b"first"], mtime=0)
     clone = clone_of(tmp_path, origin.metadata, origin.content)
     origin.put((b"a",), [b"second"], mtime=0)
@@ -148,6 +148,26 @@ def test_empty_folders_go_with_their_last_file(origin: DriveWriter, tmp_path: Pa
     clone.close()
     assert files_in(tmp_path) == {"kept/mine": b"mine"}
     assert not (tmp_path / "x").exists()
+
+
+def test_what_was_never_fetched_is_not_removed(origin: DriveWriter, tmp_path: Path) -> None:
+    """A person's own thing in the place of a file of the drive stays when the drive deletes its file."""
+    for name in (b"a", b"b", b"c"):
+        origin.put((name,), [name], mtime=0)
+    (tmp_path / "a").write_bytes(b"mine")
+    clone = open_dat_clone(tmp_path, KEYS.public)
+    fetch(clone.metadata, origin.metadata)
+    clone.clean()
+    assert clone.content is not None
+    fetch(clone.content, origin.content, 1, 3)
+    for name in (b"a", b"b", b"c"):
+        origin.delete((name,))
+    (tmp_path / "c").unlink()
+    (tmp_path / "c").mkdir()
+    update(clone, origin.metadata, origin.content)
+    clone.close()
+    assert files_in(tmp_path) == {"a": b"mine"}
+    assert (tmp_path / "c").is_dir()
 
 
 def test_a_crash_while_cleaning_is_repeated(
@@ -248,7 +268,7 @@ def test_a_version_beyond_the_metadata_is_not_believed(origin: DriveWriter, tmp_
 
 
 def test_a_longer_file_of_a_person_is_cut(origin: DriveWriter, tmp_path: Path) -> None:
-    """What was in the place of a file before does not stay behind its end; a file that is removed meanwhile comes back."""
+    """What was in a file's place before does not stay behind its end; one that is removed meanwhile comes back."""
     origin.put((b"a",), chunks_of(fill("a", 70_000)), mtime=0)
     (tmp_path / "a").write_bytes(bytes(100_000))
     clone = open_dat_clone(tmp_path, KEYS.public)
@@ -312,7 +332,7 @@ def test_hostile_names_never_leave_the_folder(tmp_path: Path, name: bytes) -> No
     assert {at.name: at.read_bytes() for at in outside.iterdir()} == {"secret": b"secret"}
     assert sorted(at.name for at in tmp_path.iterdir()) == ["clone", "target"]
     assert {at.name for at in (folder / ".dat").iterdir()} == registers
-    assert {at.name for at in folder.iterdir()} - {"file-link"} == {".dat", "link", "folder", "file", "pipe"}
+    assert {at.name for at in folder.iterdir()} == {".dat", "link", "file-link", "folder", "file", "pipe"}
     assert (folder / "file").read_bytes() == b"mine"
 
 
@@ -328,6 +348,35 @@ def test_overlapping_entries_do_no_harm(tmp_path: Path) -> None:
     assert clone.content.audit().ok
     clone.close()
     assert set(files_in(tmp_path)) <= {"a", "b", "c", "d"}
+
+
+def test_a_failed_sync_is_tried_again(origin: DriveWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose sync failed are synced by the next flush, and only then do the bits on the disk say they are held."""
+    origin.put((b"d", b"a"), [b"a"], mtime=0)
+    clone = open_dat_clone(tmp_path, KEYS.public)
+    fetch(clone.metadata, origin.metadata)
+    clone.clean()
+    assert clone.content is not None
+    clone.flush()
+    fetch(clone.content, origin.content)
+    before = (tmp_path / ".dat" / "content.bitfield").read_bytes()
+    synced: list[int] = []
+
+    def sync(fd: int) -> None:
+        if not synced:
+            synced.append(0)
+            raise OSError(5, "Input/output error")
+        synced.append(os.fstat(fd).st_ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", sync)
+        with pytest.raises(OSError, match="Input/output"):
+            clone.flush()
+        assert (tmp_path / ".dat" / "content.bitfield").read_bytes() == before
+        clone.flush()
+    assert (tmp_path / "d" / "a").stat().st_ino in synced
+    assert (tmp_path / ".dat" / "content.bitfield").read_bytes() != before
+    clone.close()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +254,7 @@ def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
         open_dat_folder(tmp_path / "sleep", home=tmp_path)
 
 
+@pytest.mark.expect_log("1 chunks were not written whole")
 def test_an_interrupted_import_is_not_held(made: tuple[DatFolderWriter, Path], tmp_path: Path) -> None:
     """Chunks whose entry was never written are not claimed after opening again, and the drive goes on behind them."""
     writer, folder = made
@@ -267,6 +269,28 @@ def test_an_interrupted_import_is_not_held(made: tuple[DatFolderWriter, Path], t
     writer.import_file((b"b",), mtime=START)
     assert writer.content.get(2) == b"lost"
     assert writer.content.audit().ok
+    writer.close()
+
+
+def test_a_crash_between_signature_and_bits(made: tuple[DatFolderWriter, Path], tmp_path: Path) -> None:
+    """Content that was signed, but whose bits and entry were not written, is gone, and the drive goes on before it."""
+    writer, folder = made
+    carry_out(writer, folder, PLANS["simple"][:1])
+    writer.flush()
+    (folder / "b").write_bytes(b"lost")
+    writer.import_file((b"b",), mtime=START)
+    writer.content.begin_flush().sync()
+    crashed = Path(shutil.copytree(folder, tmp_path / "crashed"))
+    writer.close()
+    writer = open_dat_folder(crashed, home=tmp_path)
+    assert (writer.version, writer.content.length) == (1, 1)
+    (crashed / "b").write_bytes(b"found")
+    assert writer.import_file((b"b",), mtime=START) == 2
+    writer.close()
+    writer = open_dat_folder(crashed, home=tmp_path)
+    assert (writer.version, writer.content.get(1)) == (2, b"found")
+    assert writer.content.audit().ok
+    assert writer.metadata.audit().ok
     writer.close()
 
 

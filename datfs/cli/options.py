@@ -22,8 +22,6 @@ from datfs.errors import BadLink, NoPeers, TimedOut
 from datfs.link import Link
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
-from datfs.net.discovery.dht import DEFAULT_BOOTSTRAP
-from datfs.net.discovery.dns_servers import DEFAULT_SERVERS
 from datfs.net.discovery.names import NamedLink
 from datfs.net.discovery.ways import Ways, default_ways, parse_ways
 from datfs.net.transport import Address, parse_address
@@ -134,7 +132,7 @@ def make_options(
         raise click.UsageError("--offline and --peer exclude each other")
     usual = () if peers or offline else default_ways()
     names = usual if discovery is None else parse_ways(discovery)
-    ways = Ways(names, dns_servers or DEFAULT_SERVERS, dht_bootstrap or DEFAULT_BOOTSTRAP)
+    ways = Ways(names, dns_servers, dht_bootstrap)
     return Options(peers=peers, cache_dir=cache_dir, memory=memory, offline=offline, timeout=timeout, ways=ways, **more)
 
 

@@ -20,10 +20,9 @@ from trio.testing import MockClock
 from datfs.errors import BadLink, NoPeers
 from datfs.link import Link
 from datfs.net.discovery import https, name_cache, name_sources
-from datfs.net.discovery.name_cache import NameCache
+from datfs.net.discovery.name_cache import LIFE_MOST, NameCache
 from datfs.net.discovery.name_sources import (
     DEFAULT_LIFE,
-    LIFE_MOST,
     Found,
     HttpsTxt,
     NoSuchName,

@@ -15,6 +15,7 @@ from datfs.link import KEY_BYTES
 log = logging.getLogger(__name__)
 
 NAMES_MOST = 1000
+LIFE_MOST = 7 * 24 * 3600  # seconds that an answer may be used without asking again, whatever it says
 
 
 class NameCache:

@@ -17,6 +17,7 @@ import dns.resolver
 import trio
 
 from datfs.net.discovery import https
+from datfs.net.discovery.name_cache import LIFE_MOST
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ PROVIDERS: tuple[Provider, ...] = (
 PROVIDERS_ASKED = 2  # one may be blocked or away
 TIMEOUT = 2.0  # seconds for each question
 DEFAULT_LIFE = 3600
-LIFE_MOST = 7 * 24 * 3600
 ANSWER_MOST = 64 * 1024
 WELL_KNOWN_MOST = 1024  # two short lines
 NOERROR, NXDOMAIN = 0, 3  # of DNS, RFC 1035 section 4.1.1

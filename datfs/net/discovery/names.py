@@ -14,14 +14,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import idna
 import trio
 
 from datfs.errors import BadLink, NoPeers, Unavailable
 from datfs.link import Link
-from datfs.net.discovery.name_cache import NameCache
-from datfs.net.discovery.name_sources import LIFE_MOST, Found, HttpsTxt, NoSuchName, Question, WellKnown
+from datfs.net.discovery.name_cache import LIFE_MOST, NameCache
+
+if TYPE_CHECKING:
+    from datfs.net.discovery.name_sources import Found, Question
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +65,21 @@ def parse_named_link(text: str) -> NamedLink | None:
     if match is None:
         return None
     host, version, path = match.groups()
-    with contextlib.suppress(idna.IDNAError):  # then it is judged as it stands
-        host = idna.encode(host, uts46=True).decode()
+    if not host.isascii():
+        host = _ascii(host)
     host = host.lower().rstrip(".")
     if _NAME.fullmatch(host) is None:
         return None
     return NamedLink(host, None if version is None else int(version), (path or "").strip("/"))
+
+
+def _ascii(host: str) -> str:
+    """The ASCII form of an international name; what is none stays as it is, and is judged so."""
+    import idna  # for the few names that need it
+
+    with contextlib.suppress(idna.IDNAError):
+        return idna.encode(host, uts46=True).decode()
+    return host
 
 
 class Resolver:
@@ -87,6 +98,9 @@ class Resolver:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
+        # Imported when somebody is asked: most links have a key, and the libraries take long to load.
+        from datfs.net.discovery.name_sources import HttpsTxt, WellKnown
+
         self._questions: list[Question] = [HttpsTxt(), WellKnown()] if questions is None else list(questions)
         self._offline = offline
         self._clock = clock
@@ -123,6 +137,8 @@ class Resolver:
         return Resolved(found.key, source)
 
     async def _ask(self, host: str) -> tuple[Found, str]:
+        from datfs.net.discovery.name_sources import NoSuchName
+
         noes: list[str] = []
         failures: list[str] = []
         for question in self._questions:

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datfs.errors import BadLink
-from datfs.net.discovery import Discovery, dht
-from datfs.net.discovery.dht import DEFAULT_BOOTSTRAP, MainlineDht
-from datfs.net.discovery.dns_servers import DEFAULT_SERVERS, DnsServer, parse_server
-from datfs.net.discovery.mdns import MulticastDns
+from datfs.net.discovery import Discovery
 from datfs.net.transport import Address
 
 NAMES = ("mdns", "dns", "dht")
@@ -20,25 +17,33 @@ NONE = "none"
 class Ways:
     """``names``: some of :data:`NAMES`. ``dns_servers``: as :func:`.dns_servers.parse_server` takes them.
 
-    ``dht_bootstrap``: the nodes to begin with.
+    ``dht_bootstrap``: the nodes to begin with. Empty: the usual ones.
     """
 
     names: Sequence[str] = ()
-    dns_servers: Sequence[str] = DEFAULT_SERVERS
-    dht_bootstrap: Sequence[Address] = DEFAULT_BOOTSTRAP
+    dns_servers: Sequence[str] = ()
+    dht_bootstrap: Sequence[Address] = ()
 
     def discoveries(self, announce_port: int | None) -> list[Discovery]:
         """One object for each way and server. ``announce_port``: where we listen for peers, None to look only.
 
         Raises BadLink for a server that is none, and Unavailable for the DHT without its extra.
         """
+        # Each is imported when it is used: they and their libraries take a third of the time of a short command.
         made: list[Discovery] = []
         if "mdns" in self.names:
+            from datfs.net.discovery.mdns import MulticastDns
+
             made.append(MulticastDns(announce_port))
         if "dns" in self.names:
-            made += [DnsServer(*parse_server(server), announce_port) for server in self.dns_servers]
+            from datfs.net.discovery.dns_servers import DEFAULT_SERVERS, DnsServer, parse_server
+
+            servers = self.dns_servers or DEFAULT_SERVERS
+            made += [DnsServer(*parse_server(server), announce_port) for server in servers]
         if "dht" in self.names:
-            made.append(MainlineDht(announce_port, bootstrap=self.dht_bootstrap))
+            from datfs.net.discovery.dht import DEFAULT_BOOTSTRAP, MainlineDht
+
+            made.append(MainlineDht(announce_port, bootstrap=self.dht_bootstrap or DEFAULT_BOOTSTRAP))
         return made
 
 
@@ -55,4 +60,6 @@ def parse_ways(text: str) -> tuple[str, ...]:
 
 def default_ways() -> tuple[str, ...]:
     """All that work here: the DHT only where its extra is installed."""
+    from datfs.net.discovery import dht
+
     return tuple(name for name in NAMES if name != "dht" or dht.is_available())
