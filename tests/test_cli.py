@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -553,3 +554,20 @@ def test_share_json_is_one_object() -> None:
         process.terminate()
     assert facts.keys() == {"link", "listening"}
     assert facts["link"] == f"dat://{SIMPLE_KEY}"
+
+
+def test_mount_without_pyfuse3_names_the_commands(tmp_path: Path) -> None:
+    """Where the extra is not installed, mount says how to install it and ends with 8; everything else works."""
+    without = "import sys; sys.modules['pyfuse3'] = None; from datfs.cli import main; main()"
+
+    def run_without(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", without, *words], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    ended = run_without("mount", str(SIMPLE), str(tmp_path))
+    assert ended.returncode == 8
+    assert "apt-get install libfuse3-dev fuse3 pkg-config gcc python3-dev" in ended.stderr
+    assert "pip install 'datfs[fuse]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert run_without("cat", str(SIMPLE), "hello.txt").stdout == "hello world\n"
