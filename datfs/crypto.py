@@ -1,7 +1,7 @@
 """Hashes, signatures and keys of registers (register.md sections 2 and 3). Pure; randomness is passed in.
 
 Leaves are hashed through libsodium, which here needs three quarters of the time of :mod:`hashlib` for a 64 KiB chunk
-(``docs/performance.md``); both compute the same BLAKE2b.
+(docs/performance.md); both compute the same BLAKE2b.
 """
 
 from __future__ import annotations
