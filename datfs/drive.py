@@ -38,7 +38,7 @@ from datfs.vfs import Entry, Kind, TreeStats, Update
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names each has some 15 KB
+RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
 NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
@@ -122,11 +122,6 @@ class Drive:
         if version:
             await self.metadata.ensure((version,))
         return DriveTree(self, version)
-
-    async def history(self, seq: int) -> Record:
-        """The change that made version ``seq`` (>= 1), fetched if need be. Raises BadMetadata."""
-        await self.metadata.ensure((seq,))
-        return self.record(seq)
 
     async def diff(self, old: int, new: int) -> list[Change]:
         """What changed between two versions, old to new."""

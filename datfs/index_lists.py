@@ -55,17 +55,6 @@ def decode(index: bytes, level: int, own: int) -> tuple[int, ...]:
     return _list_at(index, offset, flags, own)[0] if offset < len(index) else ()
 
 
-def decode_all(index: bytes, limit: int, own: int) -> tuple[tuple[int, ...], ...]:
-    """The first ``limit`` lists of the index of chunk ``own``, or all it has; see :func:`decode`."""
-    lists: list[tuple[int, ...]] = []
-    if index:
-        flags, offset = varint.decode(index, 0)
-        while len(lists) < limit and offset < len(index):
-            numbers, offset = _list_at(index, offset, flags, own)
-            lists.append(numbers)
-    return tuple(lists)
-
-
 def encode(lists: Sequence[Sequence[int]], own: int) -> bytes:
     """The index of chunk ``own``, byte for byte as the reference writes it. ``lists`` must ascend."""
     own_last = all(numbers and numbers[-1] == own for numbers in lists)

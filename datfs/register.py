@@ -108,7 +108,7 @@ class Register:
         self.length = 0
         self.byte_length = 0
         self._next_place = (0, 0)  # chunk and byte offset after the last one placed: sequential puts need no sum
-        self._next_read = (0, 0)  # the same for reads; forgotten when nodes change
+        self._next_read = (0, 0)  # the same for reads
         self._newest_roots: list[TreeNode] | None = []
         self._data_syncer = Syncer(data)
         self._undone: tuple[list[int], int] | None = None  # nodes and signature of an append that failed
@@ -346,7 +346,6 @@ class Register:
             if value:
                 self._data.write(offset, value)
                 self._data_syncer.written()
-            self._next_read = (0, 0)
             self._next_place = (index + 1, offset + len(value))
         has = bits.tree.get
         for node in new:

@@ -14,7 +14,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import platformdirs
@@ -26,19 +25,11 @@ from datfs.storage import OpenStorage, RandomAccess, directory_storage, memory_s
 LOCK_NAME = "lock"
 
 
-class Layout(Enum):
-    """How a folder holds a drive."""
-
-    SLEEP = "metadata.* and content.* with the content's bytes"
-    DAT = "made by the dat command: .dat/, and the files themselves are the content"
-    PLAIN = "metadata/ and content/, as hyperdrive writes a plain folder"
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """Storage for the two registers of a drive, by prefix.
 
-    ``folder``: None in memory. ``working``: the folder whose files are the content (layout DAT), else None.
+    ``folder``: None in memory. ``working``: the folder whose files are the content, else None.
     ``cached``: the folder is in our cache, and can be fetched again.
     """
 

@@ -37,7 +37,6 @@ def cli(context: click.Context, debug: bool) -> None:
 
     LINK is dat://<64 hex digits>[+VERSION][/path], the 64 digits alone, or a folder that holds a drive.
     """
-    context.obj = debug
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="datfs: %(message)s"
     )

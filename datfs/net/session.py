@@ -169,6 +169,13 @@ class Session:
                 if channel.upload.outgoing:
                     self.flush()
 
+    def retract(self, register: SparseRegister, start: int, length: int = 1) -> None:
+        """Tells the peer that we no longer hold these chunks, if it was told of any."""
+        for channel in self._channels.values():
+            if channel.register is register:
+                channel.upload.retract(start, length)
+        self.flush()
+
     def flush(self) -> None:
         """Wakes the writer: something is to be said, or may be. Never raises."""
         self._wake.set()

@@ -338,6 +338,11 @@ class Swarm:
         for session in list(self.sessions):
             session.announce(register, start, length)
 
+    def retract(self, register: SparseRegister, start: int, length: int = 1) -> None:
+        """Tells every peer that we no longer hold these chunks: for after clearing them in a register."""
+        for session in list(self.sessions):
+            session.retract(register, start, length)
+
     # -- what sessions call
 
     def stored(self, session: Session, register: SparseRegister, index: int) -> None:

@@ -28,7 +28,6 @@ class UploadState:
         self.register = register
         self.outgoing: list[Message] = []
         self.subscribed = False  # has sent a Want: is told of changes
-        self.chunks_sent = 0
         self._queue: deque[Request | Want] = deque()
         self._remote = PresenceSet()
 
@@ -100,7 +99,6 @@ class UploadState:
             proof = register.proof(index, digest, request.hash, self._remote)
         except (DatfsError, OSError):
             return Unhave(start=index)
-        self.chunks_sent += 1
         return Data(index=index, value=value, nodes=tuple(proof.nodes), signature=proof.signature)
 
     def _unchanged(self, index: int, value: bytes) -> bool:

@@ -115,6 +115,27 @@ def test_the_window_grows_with_quick_answers_and_shrinks_with_stalls() -> None:
     assert peer.in_flight <= WINDOW_MOST // 2
 
 
+def test_requests_gather_unless_a_reader_waits() -> None:
+    """While answers come, new requests go out a quarter of the window at a time; a reader's chunk goes at once."""
+    copy, _, [peer] = peers_of(1)
+    copy.want(range(COUNT - 1), Urgency.SOON)
+    peer.on_have(EVERYTHING, 0.0)
+    first = asked(peer)
+    assert len(first) == WINDOW_FIRST
+    peer.outgoing.clear()
+    peer.on_data(answer(first[0], copy), 0.1)
+    peer.refill(0.1, in_batches=True)
+    assert asked(peer) == []
+    copy.want([COUNT - 1], Urgency.NOW)
+    peer.refill(0.1, in_batches=True)
+    assert COUNT - 1 in asked(peer)
+    peer.outgoing.clear()
+    for index in first[1:]:
+        peer.on_data(answer(index, copy), 0.1)
+    peer.refill(0.1, in_batches=True)
+    assert len(asked(peer)) > WINDOW_FIRST // 4
+
+
 def test_a_stalled_peer_is_given_up_after_some_strikes() -> None:
     """Its requests go back each time, and the connection ends in the end; another peer is asked meanwhile."""
     copy, peers, [bad, good] = peers_of(2)

@@ -222,3 +222,19 @@ async def test_stored_chunks_are_acknowledged_if_asked_for(autojump_clock: trio.
         await asker.talk(1)
         assert asker.received[-1] == Have(3, 1, ack=True)
         nursery.cancel_scope.cancel()
+
+
+async def test_cleared_chunks_are_retracted(autojump_clock: trio.testing.MockClock) -> None:
+    """A subscribed peer learns that chunks are gone, and no longer gets them."""
+    asker = Asker(make_register(CHUNKS))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asker.swarm._talk, asker.accept())
+        await asker.talk(1)
+        asker.connection.send(0, Want(0, REGION))
+        await asker.talk(1)
+        asker.received.clear()
+        asker.register.clear(5, 9)
+        asker.swarm.retract(asker.copy, 5, 4)
+        await asker.talk(1)
+        assert asker.received == [Unhave(5, 4)]
+        nursery.cancel_scope.cancel()
