@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncGenerator
 
 import pytest
 import trio
 
 from datfs.errors import Closed, ForkedRegister, IntegrityError, NoPeers, Unavailable
 from datfs.net.messages import Data, Have, Message, Request, Unhave
-from datfs.net.swarm import AddressState
+from datfs.net.swarm import SEARCH_TIMEOUT, AddressState, Swarm
+from datfs.net.transport import Address
 from datfs.register import Register
-from datfs.sparse import Urgency
+from datfs.sparse import SparseRegister, Urgency
+from datfs.storage import memory_storage
 from tests.helpers import SEED, ScriptedPeer, drive_of, honest, make_drive, make_register, swarm_of
 
 CHUNKS = [bytes([number]) * (100 + number) for number in range(60)]
@@ -322,3 +325,36 @@ async def test_a_drive_through_peers(autojump_clock: trio.testing.MockClock) -> 
         file.close()
         assert drive.content is not None
         assert not drive.content.wanted
+
+
+class FindsNobody:
+    """A way of discovery that goes on looking."""
+
+    name = "hopeful"
+    problem: str | None = "nobody answers"
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def find(self, discovery_key: bytes) -> AsyncGenerator[Address, None]:
+        try:
+            await trio.sleep_forever()
+            yield ("never", 1)
+        finally:
+            self.closed = True
+
+
+async def test_a_search_that_finds_nobody_gives_hope_for_a_while_only(autojump_clock: trio.testing.MockClock) -> None:
+    """Readers wait for discovery for a while, then learn why; later ones at once. It is closed at the end."""
+    way = FindsNobody()
+    swarm = Swarm(discoveries=[way])
+    copy = SparseRegister(Register.open(memory_storage(), key=make_register(CHUNKS).key), swarm)
+    swarm.add_register(copy)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swarm.run)
+        for most in (SEARCH_TIMEOUT + 1, 0.1):
+            with trio.fail_after(most), pytest.raises(NoPeers, match="hopeful: nobody answers"):
+                await copy.ensure([1])
+        assert trio.current_time() >= SEARCH_TIMEOUT
+        nursery.cancel_scope.cancel()
+    assert way.closed
