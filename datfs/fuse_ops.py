@@ -31,6 +31,7 @@ from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
 
 log = logging.getLogger(__name__)
 
+PERMISSIONS_SHOWN = 0o555  # nothing can be written; setuid, setgid and sticky are no drive's to give
 MAX_TASKS = 1024  # requests in hand at once; pyfuse3's 99 can all be used up by waiting reads
 WAITING_READS = MAX_TASKS - 64  # beyond it reads of what is not here fail with EBUSY ...
 WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local read always finds a worker
@@ -138,7 +139,9 @@ class Appearance:
         size = 0 if directory else min(max(entry.size, 0), _MOST)
         attr.st_ino = number
         # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
-        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (entry.permissions & 0o777 & ~self.umask)
+        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (
+            entry.permissions & PERMISSIONS_SHOWN & ~self.umask
+        )
         # 1 says of a directory that its subdirectories were not counted; 2 would say that there are none.
         attr.st_nlink = 1
         attr.st_uid = self.uid

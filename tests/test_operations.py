@@ -179,7 +179,7 @@ async def test_attributes_of_a_file(ops: Operations) -> None:
     """Size and blocks of the whole file, the owner of the mount, the drive's permissions and times."""
     attr = await ops.lookup(await inode_of(ops, "d"), b"inner.txt", CTX)
     assert stat.S_ISREG(attr.st_mode)
-    assert stat.S_IMODE(attr.st_mode) == 0o755  # no set-uid
+    assert stat.S_IMODE(attr.st_mode) == 0o555  # no set-uid
     assert (attr.st_size, attr.st_blocks, attr.st_blksize) == (1000, 2, 65536)
     assert (attr.st_uid, attr.st_gid, attr.st_nlink) == (12, 34, 1)
     assert (attr.st_mtime_ns, attr.st_ctime_ns, attr.st_atime_ns) == (MTIME_NS, MTIME_NS, MTIME_NS)
@@ -200,7 +200,7 @@ def test_impossible_figures_are_cut(number: int) -> None:
     entry = Entry((b"x",), Kind.FILE, number, 0o177777, number, number, 1)
     attr = Appearance(0, 0).attributes(entry, 2)
     assert 0 <= attr.st_size < 2**63
-    assert stat.S_IMODE(attr.st_mode) == 0o777
+    assert stat.S_IMODE(attr.st_mode) == 0o555
     assert stat.S_ISREG(attr.st_mode)
     assert attr.st_mtime_ns >= 0
 

@@ -22,11 +22,11 @@ def write(tree: MemoryTree, where: Path) -> Path:
         path = os.path.join(os.fsencode(where), *parts)
         with open(path, "wb") as opened:
             opened.write(file.content)
-        os.chmod(path, file.permissions)
+        os.chmod(path, file.permissions & 0o555)
     for parts in sorted((*tree.files, *tree.directories), key=len, reverse=True):
         path = os.path.join(os.fsencode(where), *parts)
         if parts not in tree.files:
-            os.chmod(path, 0o755)
+            os.chmod(path, 0o555)
         os.utime(path, ns=(MTIME_NS, MTIME_NS))
     return where
 
