@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import trio
@@ -169,3 +169,27 @@ class GroupMember:
         if self._group.broken:
             raise OSError(100, "Network is down")
         return await self._out.receive()
+
+
+class _Real(DatagramSocket):
+    """A socket of the system in the place of one in memory."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._socket = sock
+
+    async def sendto(self, data: bytes, address: Address) -> int:
+        return await self._socket.sendto(data, address)
+
+    async def recvfrom(self, size: int) -> tuple[bytes, Address]:
+        return await self._socket.recvfrom(size)
+
+
+@contextlib.asynccontextmanager
+async def serve_dns() -> AsyncIterator[int]:
+    """The small server on a real port of loopback, which is yielded."""
+    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
+        await sock.bind(("127.0.0.1", 0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Server().run, _Real(sock))
+            yield sock.getsockname()[1]
+            nursery.cancel_scope.cancel()

@@ -27,7 +27,7 @@ from datfs.net.discovery.dns_exchange import (
 from datfs.net.discovery.dns_servers import DEFAULT_PORTS, LEAVE_TIMEOUT, ROUND, DnsServer, parse_server
 from datfs.net.discovery.packets import Srv, Txt
 from datfs.net.transport import Address
-from tests.net.discovery_network import ID, KEY, Datagrams, DatagramSocket, Server, captured
+from tests.net.discovery_network import ID, KEY, Datagrams, Server, captured, serve_dns
 
 SERVER = ("192.0.2.53", 5300)
 SERVER_2 = ("192.0.2.53", 53)
@@ -396,38 +396,20 @@ class _Unused:
 
 async def test_real_sockets() -> None:
     """The same over loopback, with the small server of these tests."""
-    server = Server()
-    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.run, _Real(sock))
-                nursery.start_soon(_announce, port)
-                async with aclosing(DnsServer("127.0.0.1", [port]).find(KEY)) as found:
-                    async for address in found:
-                        assert address == ("127.0.0.1", 1001)
-                        break
-                nursery.cancel_scope.cancel()
+    with trio.fail_after(10):
+        async with serve_dns() as port, trio.open_nursery() as nursery:
+            nursery.start_soon(_announce, port)
+            async with aclosing(DnsServer("127.0.0.1", [port]).find(KEY)) as found:
+                async for address in found:
+                    assert address == ("127.0.0.1", 1001)
+                    break
+            nursery.cancel_scope.cancel()
 
 
 async def _announce(port: int) -> None:
     async with aclosing(DnsServer("127.0.0.1", [port], 1001).find(KEY)) as found:
         async for _ in found:
             pass
-
-
-class _Real(DatagramSocket):
-    """A socket of the system in the place of one in memory."""
-
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._socket = sock
-
-    async def sendto(self, data: bytes, address: Address) -> int:
-        return await self._socket.sendto(data, address)
-
-    async def recvfrom(self, size: int) -> tuple[bytes, Address]:
-        return await self._socket.recvfrom(size)
 
 
 @pytest.mark.parametrize(

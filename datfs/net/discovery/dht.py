@@ -45,8 +45,8 @@ class MainlineDht:
     """Finds peers in the DHT, and is found there if ``announce_port`` is given.
 
     ``bootstrap``: nodes to begin with. ``listen``: address of the UDP socket, port 0 for a free one. ``problem`` says
-    why nothing can be found at the moment; it is None while all is well. Raises Unavailable if the extra is not
-    installed.
+    why nothing can be found at the moment; it is None while all is well. ``works``: whether nodes have answered. Raises
+    Unavailable if the extra is not installed.
     """
 
     name = "dht"
@@ -63,6 +63,7 @@ class MainlineDht:
             raise Unavailable(MISSING)
         self.announce_port = announce_port
         self.problem: str | None = None
+        self.works = False
         self._bootstrap = list(bootstrap)
         self._listen = listen
         # A DHT on this machine has peers on this machine.
@@ -99,6 +100,7 @@ class MainlineDht:
         return early.pop(0) if early else self._rng.uniform(*ROUND)
 
     def _judge(self, node: _Node) -> None:
+        self.works = self.works or node.known_nodes > 0
         problem = None if node.known_nodes else "no node of the DHT answers"
         if problem is not None and problem != self.problem:
             log.info("%s", problem)

@@ -55,7 +55,7 @@ class DnsServer:
     """Asks one discovery server, and is found through it if ``announce_port`` is given.
 
     ``host``: name or IPv4 address. ``ports``: tried in this order. ``problem`` says why the server is of no use at the
-    moment; it is None while all is well.
+    moment; it is None while all is well. ``works``: whether it has answered.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class DnsServer:
         self.name = f"dns {host}"
         self.announce_port = announce_port
         self.problem: str | None = None
+        self.works = False
         self._host = host
         self._ports = list(ports)
         self._rng = rng or random.SystemRandom()
@@ -112,6 +113,7 @@ class DnsServer:
         """After each packet: notes whether the server answers; the next port is tried at once if it does not."""
         state = search.exchange.state
         if state is State.RESTING:
+            self.works = True
             self._report(None)
         elif state is State.SILENT and search.ports_left:
             self._ports.append(self._ports.pop(0))
