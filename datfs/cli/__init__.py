@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, checking, debug, mounting, sharing
+from datfs.cli import browse, checking, debug, diagnosis, manual, mounting, sharing, units
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -48,6 +48,9 @@ for command in (
     *sharing.COMMANDS,
     *checking.COMMANDS,
     *debug.COMMANDS,
+    *manual.COMMANDS,
+    *diagnosis.COMMANDS,
+    *units.COMMANDS,
 ):
     cli.add_command(command)
 
@@ -57,7 +60,7 @@ def main() -> None:
     prepare_output()
     show_traceback = "--debug" in sys.argv[1:2]
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="datfs", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)

@@ -13,7 +13,7 @@ import click
 import trio
 from rich.console import Console
 
-from datfs import mountpoints
+from datfs import mountpoints, readiness
 from datfs.cli.failures import exit_code, explain
 from datfs.cli.options import TargetType, drive_options, make_options, notice
 from datfs.client import OpenDrive, Options
@@ -39,6 +39,15 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
     return options
 
 
+def _with_long_options(base: MountOptions, *, allow_other: bool, **values: int | str | None) -> MountOptions:
+    """What ``--allow-other``, ``--uid`` and so on say; they count more than the same words after ``-o``."""
+    words = ["allow_other"] * allow_other + [f"{name}={value}" for name, value in values.items() if value is not None]
+    try:
+        return parse_options(",".join(words), base)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 @click.command()
 @click.argument("link", type=TargetType(named=True))
 @click.argument("directory", type=click.Path())
@@ -51,6 +60,12 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
     metavar="OPTIONS",
     help="allow_other, allow_root, auto_unmount, noexec, noatime, uid=, gid=, umask=, fsname=, read_ahead_kb=.",
 )
+@click.option("--allow-other", is_flag=True, help="Let other users see the mount, too, as permissions allow.")
+@click.option("--uid", metavar="UID", type=click.IntRange(0, 2**32 - 2), help="Who owns every file; default: you.")
+@click.option(
+    "--gid", metavar="GID", type=click.IntRange(0, 2**32 - 2), help="The group of every file; default: yours."
+)
+@click.option("--umask", metavar="OCTAL", help="Permission bits taken away from every file and folder, such as 027.")
 @click.option("--pin-version", is_flag=True, help="Go on showing the version that is the newest now.")
 @click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers.")
 @click.option(
@@ -65,6 +80,10 @@ def mount(
     directory: str,
     foreground: bool,
     mount_options: MountOptions,
+    allow_other: bool,
+    uid: int | None,
+    gid: int | None,
+    umask: str | None,
     pin_version: bool,
     no_upload: bool,
     log_path: Path | None,
@@ -76,6 +95,7 @@ def mount(
     Returns when the mount answers; it lives on in the background until `datfs umount DIRECTORY`.
     """
     check_fuse()
+    mount_options = _with_long_options(mount_options, allow_other=allow_other, uid=uid, gid=gid, umask=umask)
     # The background process leaves this folder, so every path is made whole first.
     directory = os.path.abspath(directory)
     if rest["cache_dir"] is not None:
@@ -106,6 +126,7 @@ def _serve(
 
     def ready(opened: OpenDrive) -> None:
         status.stop()
+        readiness.ready(f"version {opened.drive.version} of dat://{opened.drive.key.hex()} on {directory}")
         if detached is not None:
             detached()
             return
@@ -126,6 +147,7 @@ def _serve(
         return exit_code(error)
     finally:
         status.stop()
+        readiness.stopping()
     return 0
 
 
