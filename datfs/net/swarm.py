@@ -360,19 +360,17 @@ class Swarm:
             raise RemoteProtocolError("this peer sent data that did not verify before")
         for other in self.sessions:
             if other is not session and other.peer_id == peer_id and peer_id:
-                if not self._replaces(session, other):
+                if not self._replaces(session, other, peer_id):
                     raise RemoteProtocolError("already connected to this peer")
                 other.end(RemoteProtocolError("there is a newer connection to this peer"))
 
-    def _replaces(self, new: Session, old: Session) -> bool:
-        """Which of two connections to one peer stays; the peer, if it is this program too, decides the same.
+    def _replaces(self, new: Session, old: Session, peer_id: bytes) -> bool:
+        """Which of two connections to one peer stays: the one that the side with the smaller id began (discovery.md 7.5).
 
-        If both sides dialed at a time, the one dialed by the greater id; else the older one, unless it seems dead.
+        Every peer decides like that, so that both end the same one. An older one that seems dead goes in any case.
         """
-        if new.dialed != old.dialed:
-            assert old.peer_id is not None
-            return new.dialed == (self.id > old.peer_id)
-        return trio.current_time() - old.heard > QUIET
+        by_smaller = new.dialed == (self.id < peer_id)
+        return by_smaller or trio.current_time() - old.heard > QUIET
 
 
 def _again(error: DatfsError) -> Callable[[], DatfsError]:

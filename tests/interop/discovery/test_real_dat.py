@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,11 @@ class World:
     def __init__(self, way: str, ours: Machine, theirs: Machine, home: Path) -> None:
         self.ours, self.theirs = ours, theirs
         self.home = home
-        self.word = {"mdns": "mdns", "dns": f"dns:{theirs.address}:5300", "dht": f"dht:{theirs.address}:6881"}[way]
+        self.our_options = {
+            "mdns": ["--discovery", "mdns"],
+            "dns": ["--discovery", "dns", "--dns-server", f"{theirs.address}:5300"],
+            "dht": ["--discovery", "dht", "--dht-bootstrap", f"{theirs.address}:6881"],
+        }[way]
         # Names of the public servers do not resolve here; asking for them costs dat some seconds with mDNS.
         self.options = {
             "mdns": ["--no-dht"],
@@ -58,7 +63,7 @@ class World:
 
     def datfs(self, *words: str) -> list[str]:
         """A command line of ours."""
-        return [sys.executable, "-m", "tests.interop.discovery.peer", *words, self.word]
+        return [sys.executable, "-m", "datfs", *words, *self.our_options]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,34 +110,54 @@ def finished(machine: Machine, words: list[str], environment: dict[str, str]) ->
     )
 
 
-@pytest.mark.time_limit(300)
-def test_datfs_clones_what_dat_shares(world: World, tmp_path: Path) -> None:
-    """With the key alone we find the real dat and read every file of its drive."""
-    source = tmp_path / "source"
+COPY = """
+mount_it="$1"; point="$2"; copy="$3"
+eval "$mount_it" || exit 1
+cp -r "$point/." "$copy"; code=$?
+"$4" -m datfs umount "$point"
+exit $code
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with the files that are shared."""
+    folder = tmp_path / "source"
     for name, data in FILES.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(data)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.fuse
+@pytest.mark.time_limit(300)
+def test_datfs_mounts_what_dat_shares(world: World, source: Path, tmp_path: Path) -> None:
+    """With the key alone ``datfs mount`` finds the real dat, and every file of its drive can be read."""
+    point, copy = tmp_path / "point", tmp_path / "copy"
+    point.mkdir()
+    copy.mkdir()
     with running(world.theirs, world.dat("share", str(source)), more=world.environment) as sharing:
         sharing.wait_for("Watching for file updates", START_SECONDS)
         link = f"dat://{(source / '.dat' / 'metadata.key').read_bytes().hex()}"
-        words = world.datfs("clone", link, str(tmp_path / "copy"))
-        cloned = finished(world.ours, words, world.environment)
-    assert cloned.returncode == 0, cloned.stderr
-    assert world.theirs.address in cloned.stdout
-    assert same_files(tmp_path / "copy")
+        mount = shlex.join(world.datfs("mount", link, str(point), "--timeout", str(FIND_SECONDS / 2)))
+        # In one command: each entry into a machine has mounts of its own.
+        words = ["sh", "-c", COPY, "sh", mount, str(point), str(copy), sys.executable]
+        copied = finished(world.ours, words, world.environment)
+    assert copied.returncode == 0, copied.stderr
+    assert same_files(copy)
 
 
 @pytest.mark.time_limit(300)
 def test_dat_clones_what_datfs_shares(world: World, tmp_path: Path) -> None:
     """With the key alone the real dat finds us and copies every file of our drive."""
-    source = tmp_path / "source"
-    source.mkdir()
-    writer = DriveWriter.create(directory_storage(source), key_pair(hashlib.sha256(b"discovery").digest()))
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    writer = DriveWriter.create(directory_storage(folder), key_pair(hashlib.sha256(b"discovery").digest()))
     for name, data in FILES.items():
         writer.put(tuple(part.encode() for part in name.split("/")), chunks_of(data), mtime=1_500_000_000_000)
     writer.close()
-    words = world.datfs("share", str(source))
-    with running(world.ours, words, more=world.environment, terminate=False) as sharing:
+    words = world.datfs("share", str(folder))
+    with running(world.ours, words, more=world.environment) as sharing:
         link = sharing.wait_for("dat://[0-9a-f]{64}", START_SECONDS)[0]
         cloned = finished(world.theirs, world.dat("clone", link, str(tmp_path / "copy")), world.environment)
     assert cloned.returncode == 0, cloned.stdout + cloned.stderr
