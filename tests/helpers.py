@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -14,8 +14,10 @@ from datfs.crypto import key_pair
 from datfs.drive import Drive
 from datfs.errors import RemoteProtocolError
 from datfs.net.connection import ChannelOpened, Connection, MessageReceived
+from datfs.net.discovery import Discovery
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.messages import Data, Have, Message, Request, Want
+from datfs.net.report import PeerReport
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
@@ -158,14 +160,22 @@ class PeerWorld:
         return ours
 
 
+def reported(swarm: Swarm, address: str) -> PeerReport:
+    """What the swarm says of one address."""
+    [peer] = [peer for peer in swarm.report().peers if peer.address == address]
+    return peer
+
+
 @asynccontextmanager
 async def swarm_of(
-    keys: list[bytes], *peers: ScriptedPeer | Exception, upload: bool = True
+    keys: list[bytes], *peers: ScriptedPeer | Exception, upload: bool = True, ways: Sequence[Discovery] | None = None
 ) -> AsyncIterator[tuple[list[SparseRegister], Swarm, PeerWorld]]:
-    """A fresh copy of the registers with these keys, in a swarm that dials each of ``peers``."""
+    """A fresh copy of the registers with these keys, in a swarm that dials each of ``peers``, or finds them so."""
     async with trio.open_nursery() as nursery:
         world = PeerWorld(nursery, {(f"peer{number}", 1): peer for number, peer in enumerate(peers)})
-        swarm = Swarm(discoveries=[StaticPeers(list(world.peers))], upload=upload, connect=world.connect)
+        if ways is None:
+            ways = [StaticPeers(list(world.peers))]
+        swarm = Swarm(discoveries=ways, upload=upload, connect=world.connect)
         copies = []
         for number, key in enumerate(keys):
             register = Register.open(memory_storage(), key=key)

@@ -34,6 +34,7 @@ from datfs.net.connection import (
 )
 from datfs.net.messages import Data, Have, Info, Message, Request, Unhave, Want
 from datfs.net.replication import PeerState
+from datfs.net.traffic import Meters
 from datfs.net.transport import receive_into
 from datfs.net.upload import UploadState
 from datfs.sparse import SparseRegister
@@ -86,16 +87,31 @@ class _Channel:
 
 
 class Session:
-    """One connection. ``name`` is the peer for people, its address. ``dialed``: we made the connection."""
+    """One connection. ``name`` is the peer for people, its address. ``dialed``: we made the connection.
 
-    def __init__(self, host: Host, stream: trio.abc.Stream, connection: Connection, name: str, *, dialed: bool) -> None:
+    ``meters`` count what goes over it; they may have counted earlier connections to the same address.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        stream: trio.abc.Stream,
+        connection: Connection,
+        name: str,
+        *,
+        dialed: bool,
+        meters: Meters | None = None,
+    ) -> None:
         self._host = host
         self._stream = stream
         self.connection = connection
         self.name = name
         self.dialed = dialed
+        self.meters = meters or Meters()
         self.error: Exception | None = None  # why it ended; None if the peer just left
-        self.peer_id: bytes | None = None
+        self.peer_id: bytes | None = None  # known once its Handshake came, also if that was refused
+        self.ended = False
+        self.brought = False  # something that verified
         self._peer_is_live = True
         self._peer_wants_acks = False
         self.started = self.heard = trio.current_time()  # heard: when something last came
@@ -136,6 +152,7 @@ class Session:
         """Ends the session from outside. It takes no part in anything any more, even before :meth:`run` returns."""
         if self.error is None:
             self.error = error
+        self.ended = True
         for channel in self._channels.values():
             channel.download.close()
         if self._scope is not None:
@@ -204,6 +221,7 @@ class Session:
                 connection.receive_eof()
                 return
             self.heard = trio.current_time()
+            self.meters.received.add(count, self.heard)
             connection.receive(view[:count], self.heard)
             for number, event in enumerate(connection.events(), 1):
                 self._handle(event)
@@ -234,8 +252,10 @@ class Session:
                 self._drained.set()
             if data:
                 for start in range(0, len(data), SEND_PIECE):
+                    piece = memoryview(data)[start : start + SEND_PIECE]
                     with trio.fail_after(SEND_TIMEOUT):
-                        await self._stream.send_all(memoryview(data)[start : start + SEND_PIECE])
+                        await self._stream.send_all(piece)
+                    self.meters.sent.add(len(piece), trio.current_time())
             else:
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -270,8 +290,8 @@ class Session:
         elif isinstance(event, ChannelOpened):
             self._open_channel(event.channel, event.key)
         elif isinstance(event, HandshakeReceived):
-            self._host.accept_handshake(self, event.id)
             self.peer_id = event.id
+            self._host.accept_handshake(self, event.id)
             self._peer_is_live = event.live
             self._peer_wants_acks = event.ack
             for channel in self._channels.values():

@@ -11,9 +11,9 @@ import socket
 import trio
 
 from datfs.errors import BadLink
+from datfs.net.places import Address as Address  # also for those who dial
 
 CONNECT_TIMEOUT = 5.0
-Address = tuple[str, int]
 
 
 def parse_address(text: str, default_port: int = 3282) -> Address:

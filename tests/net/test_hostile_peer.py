@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from datfs.errors import IntegrityError, Unavailable
-from datfs.net.swarm import AddressState
+from datfs.net.address_states import AddressState
 from tests.helpers import ScriptedPeer, make_register, swarm_of
 from tests.net.hostile import HARMLESS, LIARS, USELESS, MakePeer
 
@@ -73,7 +73,7 @@ async def test_liars_are_banned(make: MakePeer, autojump_clock: trio.testing.Moc
             assert not copy.register.has(index)
         await trio.sleep(200)
         assert liar.connections == 1
-        [known] = swarm._known.values()
+        [known] = swarm.report().peers
         assert known.state is AddressState.BANNED
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:

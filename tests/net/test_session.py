@@ -11,17 +11,19 @@ import trio
 import trio.testing
 
 from datfs.errors import Closed, NoPeers, RemoteProtocolError
+from datfs.net.address_book import ADDRESSES_MOST, GRACE
+from datfs.net.address_states import AddressState
 from datfs.net.connection import Connection
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.messages import Unhave
 from datfs.net.replication import PeerState
 from datfs.net.session import Session
-from datfs.net.swarm import ADDRESSES_MOST, GRACE, AddressState, Swarm
+from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import SparseRegister, Urgency
 from datfs.storage import memory_storage
-from tests.helpers import ScriptedPeer, drive_of, honest, make_drive, make_register, swarm_of
+from tests.helpers import ScriptedPeer, drive_of, honest, make_drive, make_register, reported, swarm_of
 
 CHUNKS = [random.Random(number).randbytes(40 + number) for number in range(40)]
 SOURCE = make_register(CHUNKS)
@@ -285,7 +287,7 @@ async def test_odd_addresses(autojump_clock: trio.testing.MockClock) -> None:
         nursery.start_soon(swarm.run)
         with pytest.raises(NoPeers):
             await copy.ensure([0])
-        assert len(swarm._known) == 3
+        assert len(swarm.report().peers) == 3
         nursery.cancel_scope.cancel()
 
 
@@ -304,10 +306,9 @@ class BadDiscovery:
 async def test_a_way_of_discovery_that_fails(autojump_clock: trio.testing.MockClock) -> None:
     """It is told in the log; what it found before, and the other ways, go on."""
     peer = ScriptedPeer([SOURCE])
-    async with swarm_of([SOURCE.key], peer) as ([copy], swarm, _):
-        swarm._searching += 1
-        await swarm._discover(BadDiscovery())
+    async with swarm_of([SOURCE.key], peer, ways=[BadDiscovery()]) as ([copy], _, world):
         await copy.ensure([1])
+        assert world.dialed == [FIRST]
 
 
 async def test_addresses_are_bounded(autojump_clock: trio.testing.MockClock) -> None:
@@ -321,8 +322,8 @@ async def test_addresses_are_bounded(autojump_clock: trio.testing.MockClock) -> 
             swarm.add_address((f"flood{number}", 1), "a flood")
             if number % 50 == 0:
                 await trio.sleep(0.1)
-        assert len(swarm._known) <= ADDRESSES_MOST
-        assert swarm._known[FIRST].state is AddressState.SESSION
+        assert len(swarm.report().peers) <= ADDRESSES_MOST
+        assert reported(swarm, "peer0:1").state is AddressState.CONNECTED
 
 
 async def test_a_drive_grows_while_it_is_read(autojump_clock: trio.testing.MockClock) -> None:

@@ -9,13 +9,15 @@ import pytest
 import trio
 
 from datfs.errors import Closed, ForkedRegister, IntegrityError, NoPeers, Unavailable
+from datfs.net.address_states import AddressState
+from datfs.net.dialer import SEARCH_TIMEOUT
 from datfs.net.messages import Data, Have, Message, Request, Unhave
-from datfs.net.swarm import SEARCH_TIMEOUT, AddressState, Swarm
+from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import SparseRegister, Urgency
 from datfs.storage import memory_storage
-from tests.helpers import SEED, ScriptedPeer, drive_of, honest, make_drive, make_register, swarm_of
+from tests.helpers import SEED, ScriptedPeer, drive_of, honest, make_drive, make_register, reported, swarm_of
 
 CHUNKS = [bytes([number]) * (100 + number) for number in range(60)]
 
@@ -69,7 +71,7 @@ async def test_a_lying_peer_is_banned_and_others_deliver(autojump_clock: trio.te
         await read_all(copy)
         await trio.sleep(100)
         assert liar.connections == 1
-        assert swarm._known["peer0", 1].state is AddressState.BANNED
+        assert reported(swarm, "peer0:1").state is AddressState.BANNED
         assert world.dialed.count(("peer0", 1)) == 1
 
 
