@@ -33,6 +33,7 @@ PURE = {
     "datfs.net.framing",
     "datfs.net.messages",
     "datfs.net.places",
+    "datfs.net.rate_limit",
     "datfs.net.replication",
     "datfs.net.report",
     "datfs.net.states",

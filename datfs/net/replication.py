@@ -16,6 +16,7 @@ late one, so a slow link is not buried and a fast one is kept full.
 from __future__ import annotations
 
 import contextlib
+import math
 
 from datfs.bitfield import Bitfield, rle_decode
 from datfs.errors import DatfsError, RemoteProtocolError
@@ -32,6 +33,7 @@ QUICK = 2.0  # an answer within so many seconds lets the window grow
 STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
 IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
 # slow link twice the usual time of an answer, if that is more
+CHUNK_USUAL = 1 << 16  # bytes; what the reference makes of files
 LATE = 25.0  # seconds after which one request is given up although others are answered
 AVOIDED = 15.0  # seconds for which a peer that owes late answers is asked for nothing more, if there are others
 STRIKES = 3  # stalls in a row that end the connection
@@ -50,6 +52,7 @@ class PeerState:
         self.length = 0  # the length it claims
         self.first_have = False
         self.chunks_received = 0
+        self.bytes_most = math.inf  # may be on their way, as far as requests can tell
         self.unasked = 0  # answers nobody asked for, dropped
         self._asked: dict[int, float] = {}  # in flight: index → time of the request
         self._late: set[int] = set()  # given up; an answer that comes after all is welcome
@@ -61,6 +64,12 @@ class PeerState:
         self._progress = 0.0
         self._strikes = 0
         self._closed = False
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """We did not listen for so long, because of a limit of our own: the peer is not late by that."""
+        for index, asked_at in self._asked.items():
+            self._asked[index] = min(now, asked_at + seconds)
+        self._progress = min(now, self._progress + seconds)
 
     @property
     def in_flight(self) -> int:
@@ -177,7 +186,7 @@ class PeerState:
         register = self.register
         if now < self._avoided_until and register.peers > 1:
             return
-        room = self._window - len(self._asked)
+        room = int(min(self._window, self._affordable())) - len(self._asked)
         if room <= 0 or (in_batches and room < self._window // 4 and not register.urgent):
             return
         if not self._asked:
@@ -192,6 +201,12 @@ class PeerState:
             self._request(index, now)
         if self.length > REGION:
             self._want_regions()
+
+    def _affordable(self) -> float:
+        """How many chunks of the usual size may be on their way; one at least."""
+        register = self.register.register
+        usual = register.byte_length / register.length if register.byte_length else CHUNK_USUAL
+        return max(1, self.bytes_most / usual)
 
     def _request(self, index: int, now: float) -> None:
         self._asked[index] = now

@@ -33,6 +33,7 @@ from datfs.net.connection import (
     MessageReceived,
 )
 from datfs.net.messages import Data, Have, Info, Message, Request, Unhave, Want
+from datfs.net.rate_limit import RateLimit
 from datfs.net.replication import PeerState
 from datfs.net.traffic import Meters
 from datfs.net.transport import receive_into
@@ -49,6 +50,7 @@ MESSAGES_IN_A_ROW = 64  # then the other tasks have their turn
 HANDSHAKE_TIMEOUT = 10.0
 SEND_TIMEOUT = 60.0  # a peer that takes nothing of SEND_PIECE for so long is gone
 TICK = 1.0
+ON_THE_WAY = 2.0  # seconds' worth of a limit that may be on the way to us, so that a reader's chunk waits no longer
 
 EXPECTED = (DatfsError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -57,6 +59,9 @@ class Host(Protocol):
     """What a session needs of the swarm."""
 
     upload: bool
+    up: RateLimit | None
+    down: RateLimit | None
+    sessions: set[Session]
 
     def register_for(self, discovery_key: bytes) -> SparseRegister | None:
         """The register with this discovery key, if we serve or want it."""
@@ -89,7 +94,8 @@ class _Channel:
 class Session:
     """One connection. ``name`` is the peer for people, its address. ``dialed``: we made the connection.
 
-    ``meters`` count what goes over it; they may have counted earlier connections to the same address.
+    ``meters`` count what goes over it; they may have counted earlier connections to the same address. ``limited``:
+    the host's limits on traffic hold for it.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Session:
         *,
         dialed: bool,
         meters: Meters | None = None,
+        limited: bool = True,
     ) -> None:
         self._host = host
         self._stream = stream
@@ -108,6 +115,8 @@ class Session:
         self.name = name
         self.dialed = dialed
         self.meters = meters or Meters()
+        self._up = host.up if limited else None
+        self._down = host.down if limited else None
         self.error: Exception | None = None  # why it ended; None if the peer just left
         self.peer_id: bytes | None = None  # known once its Handshake came, also if that was refused
         self.ended = False
@@ -214,9 +223,10 @@ class Session:
     async def _read(self) -> None:
         buffer = bytearray(RECEIVE_BYTES)
         view = memoryview(buffer)
+        piece = view if self._down is None else view[: self._down.piece]
         connection = self.connection
         while True:
-            count = await receive_into(self._stream, buffer)
+            count = await receive_into(self._stream, piece)
             if not count:
                 connection.receive_eof()
                 return
@@ -229,6 +239,15 @@ class Session:
                     self.flush()
                     await self._until_clear()
             self.flush()
+            if self._down is not None:
+                await self._listen_later(self._down.take(count, self.heard))
+
+    async def _listen_later(self, pause: float) -> None:
+        """Lets what comes wait in the kernel, and with it the peer, for the sake of our limit."""
+        if pause:
+            await trio.sleep(pause)
+            for channel in self._channels.values():
+                channel.download.excuse(pause, trio.current_time())
 
     @property
     def _clogged(self) -> bool:
@@ -251,14 +270,21 @@ class Session:
             if not self._clogged:
                 self._drained.set()
             if data:
-                for start in range(0, len(data), SEND_PIECE):
-                    piece = memoryview(data)[start : start + SEND_PIECE]
-                    with trio.fail_after(SEND_TIMEOUT):
-                        await self._stream.send_all(piece)
-                    self.meters.sent.add(len(piece), trio.current_time())
+                await self._send(data)
             else:
                 self._wake = trio.Event()
                 await self._wake.wait()
+
+    async def _send(self, data: bytes) -> None:
+        size = SEND_PIECE if self._up is None else self._up.piece
+        for start in range(0, len(data), size):
+            piece = memoryview(data)[start : start + size]
+            with trio.fail_after(SEND_TIMEOUT):
+                await self._stream.send_all(piece)
+            now = trio.current_time()
+            self.meters.sent.add(len(piece), now)
+            if self._up is not None:
+                await trio.sleep(self._up.take(len(piece), now))
 
     async def _watch(self) -> None:
         started = trio.current_time()
@@ -269,6 +295,7 @@ class Session:
                 raise RemoteProtocolError("no handshake came: is that a dat peer, and does it have this drive?")
             self.connection.tick(now)
             for channel in list(self._channels.values()):
+                self._share_limit(channel.download)
                 channel.download.tick(now)
             self.flush()
 
@@ -305,9 +332,15 @@ class Session:
         for register in self._host.registers():
             if register.register.key == key:
                 channel = _Channel(number, register, PeerState(register), UploadState(register))
+                self._share_limit(channel.download)
                 self._channels[number] = channel
                 if self.peer_id is not None:
                     channel.download.start(trio.current_time())
+
+    def _share_limit(self, download: PeerState) -> None:
+        """What is on the way to us may be no more than the limit soon lets through, all peers together."""
+        if self._down is not None:
+            download.bytes_most = self._down.rate * ON_THE_WAY / max(1, len(self._host.sessions))
 
     def _on_message(self, channel: _Channel, message: Message) -> None:
         now = trio.current_time()
@@ -346,7 +379,9 @@ class Session:
                     connection.send_many(channel.number, outgoing)
                     outgoing.clear()
         busy = True
-        while busy and connection.bytes_pending < SEND_BYTES:
+        # Under a limit what is encoded is on its way for long, and our own requests would have to wait behind it.
+        most = SEND_BYTES if self._up is None else min(SEND_BYTES, self._up.piece)
+        while busy and connection.bytes_pending < most:
             busy = False
             for channel in self._channels.values():
                 answer = channel.upload.answer_next()

@@ -25,6 +25,7 @@ from datfs.net.connection import Connection
 from datfs.net.dialer import Connect, Dialer, Outcomes
 from datfs.net.discovery import Discovery
 from datfs.net.places import Places, host_of
+from datfs.net.rate_limit import RateLimit
 from datfs.net.report import INBOUND, Direction, PeerReport, SwarmReport, WayReport, held_by
 from datfs.net.session import Session, describe
 from datfs.net.traffic import Meters
@@ -44,7 +45,8 @@ class Swarm:
     """The peers of one drive. Make it, add registers, then :meth:`run` it in a nursery.
 
     ``discoveries``: where addresses come from. ``upload``: answer requests of peers. ``rng``: for ids and nonces.
-    ``outcomes``: who remembers addresses that worked.
+    ``outcomes``: who remembers addresses that worked. ``up``, ``down``: limits on what is sent and received by all
+    connections together, in bytes per second, at least :data:`~datfs.net.rate_limit.RATE_LEAST`.
     """
 
     def __init__(
@@ -55,10 +57,14 @@ class Swarm:
         rng: Callable[[int], bytes] = secrets.token_bytes,
         connect: Connect = transport.connect,
         outcomes: Outcomes | None = None,
+        up: int | None = None,
+        down: int | None = None,
     ) -> None:
         self.upload = upload
         self.id = rng(32)
         self.sessions: set[Session] = set()
+        self.up = RateLimit(up) if up is not None else None
+        self.down = RateLimit(down) if down is not None else None
         self.meters = Meters()  # of all connections, those that ended included
         self._rng = rng
         self._places = Places()
@@ -202,19 +208,22 @@ class Swarm:
         self._listening += [listener.socket.getsockname()[:2] for listener in listeners]
         await trio.serve_listeners(accept, list(listeners))
 
-    async def serve(self, stream: trio.abc.Stream, name: str) -> None:
-        """Talks to a peer that connected to us, until it or we have had enough. ``name``: the peer, for people."""
-        session = self._new_session(stream, name, dialed=False, meters=Meters(self.meters))
+    async def serve(self, stream: trio.abc.Stream, name: str, *, limited: bool = True) -> None:
+        """Talks to a peer that connected to us, until it or we have had enough. ``name``: the peer, for people.
+
+        ``limited``: the limits on traffic hold for it; False for another program of this machine.
+        """
+        session = self._new_session(stream, name, dialed=False, meters=Meters(self.meters), limited=limited)
         await self._talk(session)
         log.info("peer %s is gone: %s", name, describe(session.error))
         self.hope_changed()
 
     def _new_session(
-        self, stream: trio.abc.Stream, name: str, *, dialed: bool, meters: Meters | None = None
+        self, stream: trio.abc.Stream, name: str, *, dialed: bool, meters: Meters | None = None, limited: bool = True
     ) -> Session:
         key = self._registers[0].register.key if dialed else None
         connection = Connection(id=self.id, nonce=self._rng(24), key=key, now=trio.current_time())
-        session = Session(self, stream, connection, name, dialed=dialed, meters=meters)
+        session = Session(self, stream, connection, name, dialed=dialed, meters=meters, limited=limited)
         if dialed:
             for register in self._registers:
                 connection.open(register.register.key)
@@ -273,6 +282,8 @@ class Swarm:
         return SwarmReport(
             peers=tuple(peers),
             ways=tuple(WayReport(way.name, way.problem, sources.count(way.name)) for way in self._dialer.discoveries),
+            up_limit=self.up.rate if self.up is not None else None,
+            down_limit=self.down.rate if self.down is not None else None,
             listening=tuple(show_address(address) for address in self._listening),
             traffic=self.meters.traffic(now),
         )

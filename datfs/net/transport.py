@@ -45,7 +45,7 @@ async def connect(address: Address) -> trio.SocketStream:
     return stream
 
 
-async def receive_into(stream: trio.abc.Stream, buffer: bytearray) -> int:
+async def receive_into(stream: trio.abc.Stream, buffer: bytearray | memoryview) -> int:
     """Receives at least one byte into ``buffer``; returns how many, 0 at the end of the stream."""
     if isinstance(stream, trio.SocketStream):
         try:
