@@ -1,8 +1,8 @@
 """A limit on bytes per second, shared fairly by all connections of a swarm. Pure: the time is passed in.
 
-A token bucket, kept as the moment at which everything that was taken will have been paid for. Who takes is told how
-long to wait before it goes on, so what each moved last may be on the way before it is paid for. A connection takes for one piece at a time and waits before it takes for the next, so
-that connections have their turns one after the other, and none waits for longer than a piece of each other one.
+A token bucket, kept as the moment at which everything that was taken will have been paid for. A connection moves one
+piece, takes for it, and waits as long as it is told before it moves the next one: so connections have their turns one
+after the other, none waits for longer than a piece of each other one, and one piece of each may be moved too early.
 """
 
 from __future__ import annotations
