@@ -20,8 +20,10 @@ from datfs.link import Link, parse_link
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.name_cache import NameCache
 from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
+from datfs.net.discovery.remembered import FILE_NAME, Remembered
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.discovery.ways import Ways
+from datfs.net.listening import ListenAt, open_listeners, port_of
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
@@ -43,8 +45,9 @@ class Options:
 
     ``peers``: addresses to dial. ``cache_dir``: None for the default. ``memory``: keep nothing. ``offline``: never
     use the network. ``timeout``: seconds for each wait. ``upload``: answer the requests of peers. ``share_locked``:
-    if another process owns the cache, go on in memory instead of raising StoreLocked. ``listen``: sockets on which
-    peers are served; they are closed with the drive. ``ways``: of finding peers besides those given.
+    if another process owns the cache, go on in memory instead of raising StoreLocked. ``listen``: where peers may
+    call us, or sockets that are open already; they are closed with the drive. None: nowhere. ``ways``: of finding
+    peers besides those given. ``up``, ``down``: limits on traffic in bytes per second, at least 1024.
     """
 
     peers: Sequence[Address] = ()
@@ -54,8 +57,10 @@ class Options:
     timeout: float = 30.0
     upload: bool = True
     share_locked: bool = False
-    listen: Sequence[trio.SocketListener] = field(default=())
+    listen: ListenAt | Sequence[trio.SocketListener] | None = None
     ways: Ways = field(default_factory=Ways)
+    up: int | None = None
+    down: int | None = None
 
     @property
     def may_find_peers(self) -> bool:
@@ -121,15 +126,13 @@ class OpenDrive:
         if failed is not None:
             raise failed
 
-    async def run_background(self, listen: Sequence[trio.SocketListener]) -> None:
+    async def run_background(self) -> None:
         """Network and flusher, until :meth:`shut_down`."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     if self.swarm is not None:
                         nursery.start_soon(self.swarm.run)
-                        if listen:
-                            nursery.start_soon(self.swarm.listen, listen)
                     if not self.store.read_only and self.store.folder is not None:
                         nursery.start_soon(self._flush_now_and_then)
                     await trio.sleep_forever()
@@ -163,13 +166,14 @@ async def open_drive(
     if isinstance(place, NamedLink):
         place = await _resolve(place, options, notice)
     with ExitStack() as stack:
-        for listener in options.listen:
+        listeners = await _listeners(options, notice)
+        for listener in listeners:
             stack.callback(listener.socket.close)
-        opened = _open(place, options, stack, notice)
+        opened = _open(place, options, listeners, stack, notice)
         # Errors are raised outside of the nursery, so that they do not come wrapped in a group.
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(opened.run_background, options.listen)
+            nursery.start_soon(opened.run_background)
             try:
                 await _load(opened, options, notice)
                 yield opened
@@ -196,7 +200,19 @@ async def _resolve(named: NamedLink, options: Options, notice: Notice) -> Link:
         raise TimedOut(f"dat://{named.host}: the name was not resolved within {options.timeout:g} s") from None
 
 
-def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice) -> OpenDrive:
+async def _listeners(options: Options, notice: Notice) -> Sequence[trio.SocketListener]:
+    if isinstance(options.listen, ListenAt):
+        return await open_listeners(options.listen, notice)
+    return options.listen or ()
+
+
+def _open(
+    place: Link | Path,
+    options: Options,
+    listeners: Sequence[trio.SocketListener],
+    stack: ExitStack,
+    notice: Notice,
+) -> OpenDrive:
     if isinstance(place, Link):
         store = _store_for(place, options, stack, notice)
         key: bytes | None = place.key
@@ -205,7 +221,7 @@ def _open(place: Link | Path, options: Options, stack: ExitStack, notice: Notice
     store = closed_with(store, stack)
     metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
     stack.callback(metadata.close)
-    swarm = _swarm_for(store, options)
+    swarm = _swarm_for(store, options, listeners)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
     opened: OpenDrive
@@ -247,12 +263,24 @@ def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -
         return memory_store()
 
 
-def _swarm_for(store: Store, options: Options) -> Swarm | None:
-    if options.offline or (store.read_only and not options.listen):
+def _swarm_for(store: Store, options: Options, listeners: Sequence[trio.SocketListener]) -> Swarm | None:
+    if options.offline or (store.read_only and not listeners):
         return None
-    port = options.listen[0].socket.getsockname()[1] if options.listen and options.upload else None
+    port = port_of(listeners) if listeners and options.upload else None
     discoveries: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
-    return Swarm(discoveries=discoveries, upload=options.upload)
+    remembered = None
+    if store.folder is not None and not store.read_only:
+        remembered = Remembered(store.folder / FILE_NAME)
+        if options.ways.names:
+            discoveries.insert(0, remembered)
+    return Swarm(
+        discoveries=discoveries,
+        listeners=listeners,
+        upload=options.upload,
+        outcomes=remembered,
+        up=options.up,
+        down=options.down,
+    )
 
 
 def _why_alone(store: Store, options: Options) -> str:

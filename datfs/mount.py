@@ -75,7 +75,7 @@ async def run(
             raise TimedOut(f"the drive's newest entry did not come within {options.timeout:g} s") from None
         tree.root_facts = lambda: _facts(opened)
         stop = trio.Event()
-        pinned = wanted is not None or pin or opened.swarm is None
+        pinned = wanted is not None or pin or opened.swarm is None or opened.store.read_only
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             # Before anything is mounted: a signal that came earlier would leave a dead mount.

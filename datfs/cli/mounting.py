@@ -15,7 +15,7 @@ from rich.console import Console
 
 from datfs import mountpoints, readiness
 from datfs.cli.failures import exit_code, explain
-from datfs.cli.options import TargetType, drive_options, make_options, notice
+from datfs.cli.options import TargetType, drive_options, listen_options, listening, make_options, notice
 from datfs.client import OpenDrive, Options
 from datfs.daemon import run_in_background
 from datfs.errors import DatfsError
@@ -23,6 +23,7 @@ from datfs.link import Link
 from datfs.mount import check_fuse, run
 from datfs.mount_options import MountOptions, parse_options
 from datfs.net.discovery.names import NamedLink
+from datfs.net.listening import ListenAt
 from datfs.text import show_size
 
 DEFAULT_READ_AHEAD_KB = 1024
@@ -74,6 +75,7 @@ def _with_long_options(base: MountOptions, *, allow_other: bool, **values: int |
     type=click.Path(path_type=Path),
     help="Append messages of the background process here.",
 )
+@listen_options
 @drive_options
 def mount(
     link: Link | NamedLink | Path,
@@ -86,6 +88,8 @@ def mount(
     umask: str | None,
     pin_version: bool,
     no_upload: bool,
+    listen: ListenAt | None,
+    no_listen: bool,
     log_path: Path | None,
     version: int | None,
     **rest: Any,
@@ -101,6 +105,9 @@ def mount(
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
     options = make_options(upload=not no_upload, **rest)
+    # Nobody would find us without discovery, and a folder of this machine is published by `datfs share` only.
+    usual = ListenAt(needed=False) if options.ways.names and not isinstance(link, Path) else None
+    options = listening(options, listen, no_listen, usual=usual)
     target = link.absolute() if isinstance(link, Path) else link
     mountpoints.prepare(directory)
     serve = partial(_serve, target, directory, options, mount_options, version, pin_version)

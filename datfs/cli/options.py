@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +25,9 @@ from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
 from datfs.net.discovery.names import NamedLink
 from datfs.net.discovery.ways import Ways, default_ways, parse_ways
-from datfs.net.transport import Address, parse_address
+from datfs.net.listening import ListenAt, parse_listen
+from datfs.net.rate_limit import RATE_LEAST
+from datfs.net.transport import DEFAULT_PORT, Address, parse_address
 from datfs.text import show
 
 QUIET = 0.3  # seconds of waiting that nobody needs to be told of
@@ -38,7 +41,7 @@ class AddressType(click.ParamType[Address]):
 
     name = "host:port"
 
-    def __init__(self, default_port: int = 3282) -> None:
+    def __init__(self, default_port: int = DEFAULT_PORT) -> None:
         self._default_port = default_port
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
@@ -47,6 +50,39 @@ class AddressType(click.ParamType[Address]):
             return value
         try:
             return parse_address(value, self._default_port)
+        except BadLink as error:
+            self.fail(str(error), param, ctx)
+
+
+class RateType(click.ParamType[int]):
+    """Bytes per second: 500K, 1.5M, 20000. K is 1024, as curl and wget have it."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes per second; a usage error if it is no rate, or less than anything works with."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", value.strip(), re.ASCII | re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no rate: expected bytes per second, such as 500K or 2M", param, ctx)
+        rate = int(float(match[1]) * 1024 ** " kmg".index(match[2].lower() or " "))
+        if rate < RATE_LEAST:
+            self.fail(f"{value!r} is too little: {RATE_LEAST} bytes per second (1K) is the least", param, ctx)
+        return rate
+
+
+class ListenType(click.ParamType[ListenAt]):
+    """[HOST:]PORT."""
+
+    name = "[host:]port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ListenAt:
+        """The place; a usage error if it is none."""
+        if isinstance(value, ListenAt):
+            return value
+        try:
+            return parse_listen(value)
         except BadLink as error:
             self.fail(str(error), param, ctx)
 
@@ -103,11 +139,47 @@ def drive_options(command: F) -> F:
                 metavar="SECONDS",
                 help="How long any one wait for peers may take.",
             ),
+            click.option(
+                "--up", type=RateType(), help="Send at most so many bytes a second, as 500K or 2M (K is 1024)."
+            ),
+            click.option("--down", type=RateType(), help="Receive at most so many bytes a second."),
             click.option("--version", "version", type=click.IntRange(min=0), help="Look at this version of the drive."),
         )
     ):
         command = option(command)
     return command
+
+
+def listen_options(command: F) -> F:
+    """Adds the options for peers that call us; :func:`listening` makes something of them."""
+    for option in (
+        click.option("--no-listen", is_flag=True, help="Let no peer call; only dial."),
+        click.option(
+            "--listen",
+            type=ListenType(),
+            help=f"Where peers may call; port 0 is a free one. Default: {DEFAULT_PORT} everywhere, else a free one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def listening(options: Options, listen: ListenAt | None, no_listen: bool, *, usual: ListenAt | None) -> Options:
+    """The options with the place to listen at: ``usual`` unless another one, or none, was asked for.
+
+    Raises UsageError for contradictions.
+    """
+    if listen is not None:
+        for contradicts, word in (
+            (no_listen, "--no-listen"),
+            (options.offline, "--offline"),
+            (not options.upload, "--no-upload"),
+        ):
+            if contradicts:
+                raise click.UsageError(f"--listen and {word} exclude each other")
+    if no_listen or options.offline or not options.upload:
+        return options
+    return replace(options, listen=listen or usual)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON objects, one a line (docs/json.md).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,39 @@ import click
 import trio
 from rich.console import Console
 
-from datfs.cli.options import TargetType, drive_options, json_option, make_options, notice
+from datfs.cli.options import (
+    TargetType,
+    drive_options,
+    json_option,
+    listen_options,
+    listening,
+    make_options,
+    notice,
+)
 from datfs.cli.output import count, print_json
 from datfs.client import OpenDrive, open_drive
-from datfs.errors import BadLink
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
+from datfs.net.listening import ListenAt
 from datfs.net.swarm import Swarm
-from datfs.net.transport import Address, parse_address, show_address
 from datfs.text import show_size
 
-DEFAULT_PORT = 3282
 STATUS_INTERVAL = 1.0
 
 
 @click.command()
 @click.argument("link", type=TargetType(named=True))
-@click.option(
-    "--listen",
-    default=None,
-    metavar="HOST:PORT",
-    help=f"Where to listen; port 0 is a free one. Default: port {DEFAULT_PORT} everywhere, else a free one.",
-)
+@listen_options
 @json_option
 @drive_options
-def share(link: Link | NamedLink | Path, listen: str | None, as_json: bool, version: int | None, **rest: Any) -> None:
+def share(
+    link: Link | NamedLink | Path,
+    listen: ListenAt | None,
+    no_listen: bool,
+    as_json: bool,
+    version: int | None,
+    **rest: Any,
+) -> None:
     """Serve a drive on this machine to others until stopped.
 
     LINK is a folder that holds a drive, or a link of which something is in the cache.
@@ -46,44 +53,25 @@ def share(link: Link | NamedLink | Path, listen: str | None, as_json: bool, vers
     if rest["offline"]:
         raise click.UsageError("share needs the network; --offline makes no sense")
 
+    options = listening(make_options(**rest), listen, no_listen, usual=ListenAt())
+    if options.listen is None and not options.may_find_peers:
+        raise click.UsageError("with --no-listen share needs --peer or --discovery: nobody could get anything")
+    if options.listen is None and isinstance(link, Path):
+        raise click.UsageError("a folder is served to peers that call; --no-listen makes no sense")
+
     async def run() -> None:
-        listeners = await _listen(listen)
-        options = make_options(listen=listeners, **rest)
         async with open_drive(link, options, notice=notice) as opened:
-            where = [show_address(one.socket.getsockname()[:2]) for one in listeners]
+            assert opened.swarm is not None
+            where = list(opened.swarm.listening)
             if as_json:
                 print_json({"link": f"dat://{opened.drive.key.hex()}", "listening": where})
             else:
-                print(f"dat://{opened.drive.key.hex()}\nlistening on {', '.join(where)}")
+                print(f"dat://{opened.drive.key.hex()}")
+                print(f"listening on {', '.join(where)}" if where else "not listening; peers are dialed")
             sys.stdout.flush()
             await _until_stopped(opened)
 
     trio.run(run)
-
-
-async def _listen(text: str | None) -> list[trio.SocketListener]:
-    if text is None:
-        try:
-            return await trio.open_tcp_listeners(DEFAULT_PORT)
-        except OSError:
-            return await trio.open_tcp_listeners(0)
-    host, port = _listen_address(text)
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except socket.gaierror as error:
-        raise BadLink(f"{text!r} is no address to listen on: {error.strerror}") from None
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {text}: {error.strerror}; port 0 takes a free one") from None
-
-
-def _listen_address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    if host and port == "0":
-        return host.strip("[]"), 0
-    try:
-        return parse_address(text, DEFAULT_PORT)
-    except BadLink as error:
-        raise click.BadParameter(str(error), param_hint="--listen") from None
 
 
 async def _until_stopped(opened: OpenDrive) -> None:

@@ -44,15 +44,17 @@ BANNING = (BadProof, ForkedRegister)  # what ends a peer for good
 class Swarm:
     """The peers of one drive. Make it, add registers, then :meth:`run` it in a nursery.
 
-    ``discoveries``: where addresses come from. ``upload``: answer requests of peers. ``rng``: for ids and nonces.
-    ``outcomes``: who remembers addresses that worked. ``up``, ``down``: limits on what is sent and received by all
-    connections together, in bytes per second, at least :data:`~datfs.net.rate_limit.RATE_LEAST`.
+    ``discoveries``: where addresses come from. ``listeners``: where peers call; ``listening`` names these places.
+    ``upload``: answer requests of peers. ``rng``: for ids and nonces. ``outcomes``: who remembers addresses that
+    worked. ``up``, ``down``: limits on what is sent and received by all connections together, in bytes per second,
+    at least :data:`~datfs.net.rate_limit.RATE_LEAST`.
     """
 
     def __init__(
         self,
         *,
         discoveries: Sequence[Discovery] = (),
+        listeners: Sequence[trio.SocketListener] = (),
         upload: bool = True,
         rng: Callable[[int], bytes] = secrets.token_bytes,
         connect: Connect = transport.connect,
@@ -71,7 +73,8 @@ class Swarm:
         self._dialer = Dialer(self, discoveries, connect, self._places, self.meters, outcomes)
         self._registers: list[SparseRegister] = []
         self._dialed: dict[Known, Session] = {}
-        self._listening: list[Address] = []
+        self.listening = tuple(show_address(listener.socket.getsockname()[:2]) for listener in listeners)
+        self._listeners = list(listeners)
         self._banned_ids: dict[bytes, None] = {}  # in the order in which they were banned
         self._fatal: ForkedRegister | None = None
 
@@ -147,8 +150,11 @@ class Swarm:
     # -- tasks
 
     async def run(self) -> None:
-        """Finds, dials and talks to peers until cancelled."""
-        await self._dialer.run(discovery_key(self._registers[0].register.key))
+        """Finds, dials, accepts and talks to peers until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._listeners:
+                nursery.start_soon(self.listen, self._listeners)
+            await self._dialer.run(discovery_key(self._registers[0].register.key))
 
     def add_address(self, address: Address, source: str) -> None:
         """A peer may be here: dial it, now and again. Only while :meth:`run` runs."""
@@ -205,7 +211,6 @@ class Swarm:
                 self._places.give_back(host, dialed=False)
                 self._dialer.place_freed()
 
-        self._listening += [listener.socket.getsockname()[:2] for listener in listeners]
         await trio.serve_listeners(accept, list(listeners))
 
     async def serve(self, stream: trio.abc.Stream, name: str, *, limited: bool = True) -> None:
@@ -284,7 +289,7 @@ class Swarm:
             ways=tuple(WayReport(way.name, way.problem, sources.count(way.name)) for way in self._dialer.discoveries),
             up_limit=self.up.rate if self.up is not None else None,
             down_limit=self.down.rate if self.down is not None else None,
-            listening=tuple(show_address(address) for address in self._listening),
+            listening=self.listening,
             traffic=self.meters.traffic(now),
         )
 

@@ -13,10 +13,11 @@ import trio
 from datfs.errors import BadLink
 from datfs.net.places import Address as Address  # also for those who dial
 
+DEFAULT_PORT = 3282
 CONNECT_TIMEOUT = 5.0
 
 
-def parse_address(text: str, default_port: int = 3282) -> Address:
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
     """``host:port``, ``host``, ``[v6]:port`` or a bare IPv6 address. Raises BadLink."""
     host, separator, port = text.rpartition(":")
     if text.startswith("["):

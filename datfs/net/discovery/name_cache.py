@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from datfs.link import KEY_BYTES
+from datfs.net.discovery.kept_json import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +47,9 @@ class NameCache:
         if self._path is None:
             return
         try:
-            entries = json.loads(self._path.read_bytes())
-            self._names = {name: entry for name, entry in entries.items() if _is_entry(entry)}
-        except FileNotFoundError:
-            self._names = {}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            entries = read_json(self._path)
+            self._names = {name: entry for name, entry in (entries or {}).items() if _is_entry(entry)}
+        except (OSError, ValueError, AttributeError) as error:
             log.info("the remembered names in %s cannot be read and are forgotten: %s", self._path, error)
             self._names = {}
 
@@ -61,15 +57,7 @@ class NameCache:
         if self._path is None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = tempfile.mkstemp(prefix=self._path.name, dir=self._path.parent)
-            try:
-                with os.fdopen(handle, "w") as file:
-                    json.dump(self._names, file, indent=1, sort_keys=True)
-                os.replace(temporary, self._path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            write_json(self._path, self._names)
         except OSError as error:
             log.info("names cannot be remembered in %s: %s", self._path, error.strerror)
 
