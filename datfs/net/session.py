@@ -15,6 +15,7 @@ Other tasks only change the states and wake the writer: nothing that is wrong wi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ class Session:
         self.peer_id: bytes | None = None  # known once its Handshake came, also if that was refused
         self.ended = False
         self.brought = False  # something that verified
+        self._refused = False
         self._peer_is_live = True
         self._peer_wants_acks = False
         self.started = self.heard = trio.current_time()  # heard: when something last came
@@ -155,7 +157,14 @@ class Session:
             for channel in self._channels.values():
                 channel.download.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                if self._refused:
+                    await self._say_who_we_are()
                 await trio.aclose_forcefully(self._stream)
+
+    async def _say_who_we_are(self) -> None:
+        """The peer, which may be ourselves, learns why it is not wanted by our id: else it would call for ever."""
+        with contextlib.suppress(*EXPECTED):
+            await self._stream.send_all(self.connection.data_to_send())
 
     def end(self, error: Exception | None = None) -> None:
         """Ends the session from outside. It takes no part in anything any more, even before :meth:`run` returns."""
@@ -318,7 +327,9 @@ class Session:
             self._open_channel(event.channel, event.key)
         elif isinstance(event, HandshakeReceived):
             self.peer_id = event.id
+            self._refused = True
             self._host.accept_handshake(self, event.id)
+            self._refused = False
             self._peer_is_live = event.live
             self._peer_wants_acks = event.ack
             for channel in self._channels.values():
