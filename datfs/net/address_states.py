@@ -1,26 +1,25 @@
 """The states of an address where a peer may be.
 
-Owns what may follow what; :mod:`datfs.net.address_book` keeps the addresses, :mod:`datfs.net.swarm` dials them. Pure.
+Owns what may follow what; :mod:`datfs.net.address_book` keeps the addresses, :mod:`datfs.net.dialer` dials them. Pure.
 The table is the authority, the drawing is for people::
 
-                   WANTED, FOUND
-         ┌───────────────────────────────────┐
-         │                    FAILED         │        FORGET    ┌───────────┐
-         │         ┌─────────────────────►┌──┴──────┐──────────►│ FORGOTTEN │
-         │         │          DIAL        │ RESTING │           └─────▲─────┘
-         │         │  ┌───────────────────┴──▲──────┘                 │
-       ┌─▼───┐   ┌─┴──▼────┐  CONNECT  ┌─────┴─────┐  LIE   ┌────────┐│
-    ──►│ NEW ├──►│ DIALING ├──────────►│ CONNECTED ├───────►│ BANNED ││
-       └─▲─▲─┘   └────▲────┘           └─┬───┬───┬─┘        └────────┘│
-         │ │ DIAL     │                  │   │   │ ECHO  ┌───────────┐│
-         │ └──────────│──────────────────┘   │   └──────►│ OURSELVES ││
-         │            │ DIAL    DROP         │ DOUBLE    └───────────┘│
-         │            └─────────────────┐ ┌──▼────────┐    FORGET     │
-         │ FREE                         └─┤ ELSEWHERE ├───────────────┘
-         └────────────────────────────────┴───────────┘
+        ┌─────┐ DIAL  ┌─────────┐ CONNECT  ┌───────────┐   LIE   ┌────────┐
+    ───►│ NEW ├──────►│ DIALING ├─────────►│ CONNECTED ├────────►│ BANNED │
+        └▲─▲─▲┘       └▲─▲────┬─┘          └─┬─┬─┬─┬───┘         └────────┘
+         │ │ │ DROP    │ │    │              │ │ │ │       ECHO  ┌───────────┐
+         │ │ └─────────│─│────│──────────────┘ │ │ └────────────►│ OURSELVES │
+         │ │           │ │    │ FAIL           │ │               └───────────┘
+         │ │      DIAL │ │ ┌──▼──────┐ RETREAT │ │        FORGET ┌───────────┐
+         │ │           │ └─┤ RESTING │◄────────┘ │     ┌────────►│ FORGOTTEN │
+         │ └───────────│───┤         ├───────────│─────┤         └───────────┘
+         │  WANT, FIND │   └─────────┘           │     │
+         │        DIAL │   ┌───────────┐ DOUBLE  │     │
+         │             └───┤ ELSEWHERE │◄────────┘     │
+         └─────────────────┤           ├───────────────┘
+              FREE         └───────────┘
 
 A connection's end is DROP if it had brought something (it is dialed again at once), DOUBLE if there is another one to
-the same peer, ECHO if the peer is this program, LIE if what it sent did not verify, else RETREAT, to RESTING.
+the same peer, ECHO if the peer is this program, LIE if what it sent did not verify, else RETREAT.
 """
 
 from __future__ import annotations
