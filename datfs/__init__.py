@@ -18,6 +18,7 @@ from datfs.client import OpenDrive, Options, open_drive
 from datfs.drive import Drive, DriveTree
 from datfs.errors import DatfsError
 from datfs.link import Link, discovery_key, parse_link
+from datfs.net.listening import ListenAt
 from datfs.register import Register
 
 __version__ = _version("datfs")
@@ -27,6 +28,7 @@ __all__ = [
     "Drive",
     "DriveTree",
     "Link",
+    "ListenAt",
     "OpenDrive",
     "Options",
     "Register",

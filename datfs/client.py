@@ -20,7 +20,7 @@ from datfs.link import Link, parse_link
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.name_cache import NameCache
 from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
-from datfs.net.discovery.remembered import FILE_NAME, Remembered
+from datfs.net.discovery.remembered import Remembered
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.discovery.ways import Ways
 from datfs.net.listening import ListenAt, open_listeners, port_of
@@ -28,7 +28,16 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
-from datfs.store import Store, cache_store, cache_view, closed_with, default_cache_dir, folder_store, memory_store
+from datfs.store import (
+    PEERS_NAME,
+    Store,
+    cache_store,
+    cache_view,
+    closed_with,
+    default_cache_dir,
+    folder_store,
+    memory_store,
+)
 from datfs.working_files import working_content
 
 log = logging.getLogger(__name__)
@@ -270,7 +279,7 @@ def _swarm_for(store: Store, options: Options, listeners: Sequence[trio.SocketLi
     discoveries: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
     remembered = None
     if store.folder is not None and not store.read_only:
-        remembered = Remembered(store.folder / FILE_NAME)
+        remembered = Remembered(store.folder / PEERS_NAME)
         if options.ways.names:
             discoveries.insert(0, remembered)
     return Swarm(

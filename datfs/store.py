@@ -23,6 +23,7 @@ from datfs.link import discovery_key
 from datfs.storage import OpenStorage, RandomAccess, directory_storage, memory_storage
 
 LOCK_NAME = "lock"
+PEERS_NAME = "peers.json"  # addresses that worked; datfs.net.discovery.remembered owns what is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def _forget_if_empty(folder: Path) -> None:
     for name in ("metadata", "content"):
         for part in ("key", "tree", "signatures", "bitfield"):
             (folder / f"{name}.{part}").unlink(missing_ok=True)
+    (folder / PEERS_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another program keeps a file of its own there
         (folder / LOCK_NAME).unlink()
         folder.rmdir()

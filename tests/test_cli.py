@@ -22,6 +22,7 @@ from click.testing import CliRunner
 import datfs as package
 from datfs.cli import cli
 from datfs.cli.failures import EXIT_CODES, exit_code
+from datfs.cli.options import RateType
 from datfs.crypto import key_pair
 from datfs.errors import DatfsError
 from datfs.storage import directory_storage
@@ -516,6 +517,37 @@ def test_two_shares_of_one_cache(peer: str, cache: tuple[str, str]) -> None:
 def test_share_where_somebody_listens(peer: str) -> None:
     """A port that is taken is an error with the way out."""
     assert "Address already in use; port 0" in failure(1, "share", SIMPLE, "--listen", peer)
+
+
+def test_limits_and_listening_are_checked() -> None:
+    """What makes no sense is said before anything is opened."""
+    for words, said in (
+        (("--up", "1000"), "1024 bytes per second"),
+        (("--down", "12Q"), "no rate"),
+        (("--listen", "127.0.0.1:0", "--no-listen"), "exclude each other"),
+        (("--no-listen",), "--no-listen"),
+        (("--no-listen", "--peer", "127.0.0.1:9"), "folder"),
+    ):
+        assert said in failure(2, "share", SIMPLE, *words)
+
+
+def test_a_link_is_served_without_listening(peer: str, cache: tuple[str, str]) -> None:
+    """With --no-listen peers are dialed only; limits may be given."""
+    output("cat", SIMPLE_KEY, "hello.txt", "--peer", peer, *cache)
+    command = [*DATFS, "share", SIMPLE_KEY, "--no-listen", "--peer", peer, "--up", "1.5M", "--down", "20k", *cache]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"dat://{SIMPLE_KEY}\n"
+        assert process.stdout.readline() == "not listening; peers are dialed\n"
+        process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("1024", 1024), ("1K", 1024), ("1.5k", 1536), ("2M", 2 << 20), ("1g", 1 << 30)]
+)
+def test_rates(text: str, rate: int) -> None:
+    """K, M and G count by 1024."""
+    assert RateType().convert(text, None, None) == rate
 
 
 def test_share_tells_what_it_does_on_a_terminal() -> None:

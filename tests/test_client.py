@@ -17,7 +17,8 @@ import datfs
 from datfs.client import OpenDrive, target_of
 from datfs.crypto import key_pair
 from datfs.errors import BadLink, Closed, NoPeers, NotADrive, NotFound, StoreLocked, TimedOut
-from datfs.net.transport import Address
+from datfs.net.discovery.ways import Ways
+from datfs.net.transport import Address, parse_address
 from datfs.register import Register
 from datfs.storage import directory_storage
 from datfs.store import cache_store
@@ -301,3 +302,47 @@ async def test_a_working_folder_that_is_served_never_sends_edited_bytes(tmp_path
                     await read(tree, await tree.find((name,)))
                 assert scope.cancelled_caught
             assert await read(tree, await tree.find((b"docs", b"notes", b"one.txt"))) == b"one\n"
+
+
+# --- peers that call, and peers of another time -------------------------------------------------------------------
+
+NOBODY = Ways(("dns",), ("127.0.0.1:9",))
+"""Something may be looked for, and nobody is found."""
+
+
+async def bytes_of(opened: OpenDrive, name: bytes) -> bytes:
+    """A file of the newest version."""
+    tree = await opened.drive.checkout()
+    return await read(tree, await tree.find((name,)))
+
+
+async def test_a_place_to_listen_is_enough() -> None:
+    """Library users name a place; the swarm says where it listens, and serves there."""
+    async with datfs.open_drive(SIMPLE, datfs.Options(listen=datfs.ListenAt("127.0.0.1", 0))) as opened:
+        assert opened.swarm is not None
+        [place] = opened.swarm.listening
+        options = datfs.Options(peers=[parse_address(place)], memory=True)
+        async with datfs.open_drive(LINK, options) as copy:
+            assert await bytes_of(copy, b"hello.txt") == b"hello world\n"
+
+
+async def test_an_address_that_worked_is_remembered(tmp_path: Path) -> None:
+    """Next time the link is enough, if anything may be looked for; without, nobody is dialed."""
+    async with sharing() as (address, _):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path)) as opened:
+            assert opened.swarm is not None
+        async with datfs.open_drive(LINK, datfs.Options(ways=NOBODY, cache_dir=tmp_path)) as opened:
+            assert len(await bytes_of(opened, b"big.bin")) == 150_000
+            assert opened.swarm is not None
+            assert [peer.source for peer in opened.swarm.report().connected] == ["remembered"]
+        async with datfs.open_drive(LINK, datfs.Options(cache_dir=tmp_path)) as opened:
+            assert opened.swarm is not None
+            assert not opened.swarm.report().peers
+
+
+async def test_limits_reach_the_swarm() -> None:
+    """Limits of the options are those of the swarm."""
+    async with sharing(up=5000, down=6000) as (_, opened):
+        assert opened.swarm is not None
+        report = opened.swarm.report()
+        assert (report.up_limit, report.down_limit) == (5000, 6000)

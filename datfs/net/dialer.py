@@ -19,6 +19,7 @@ from datfs.errors import DatfsError
 from datfs.net.address_book import FINAL, AddressBook, Known
 from datfs.net.address_states import AddressEvent, AddressState
 from datfs.net.discovery import Discovery
+from datfs.net.discovery.static import StaticPeers
 from datfs.net.places import Address, Places, host_of
 from datfs.net.traffic import Meters
 from datfs.net.transport import show_address
@@ -174,7 +175,8 @@ class Dialer:
         self._caller.hope_changed()
 
     async def _keep_dialing(self, known: Known) -> None:
-        host = host_of(known.address[0])
+        # Whoever names peers by hand may have several behind one address.
+        host = None if known.source == StaticPeers.name else host_of(known.address[0])
         try:
             while True:
                 await self._until_due(known)

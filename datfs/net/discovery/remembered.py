@@ -1,7 +1,7 @@
 """Addresses that gave something of a drive before, kept in the drive's folder for the next time.
 
 A way of finding peers like the others, and the one that hears of what came of each address
-(:class:`datfs.net.dialer.Outcomes`). The file ``peers.json``::
+(:class:`datfs.net.dialer.Outcomes`). The file::
 
     {"10.0.0.7:3282": {"worked": 1700000000.0, "failing": null}}
 
@@ -25,7 +25,6 @@ from datfs.net.transport import Address, parse_address, show_address
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "peers.json"
 ADDRESSES_MOST = 32
 FAILING_MOST = 7 * 24 * 3600.0  # seconds of failures after which an address is forgotten
 
