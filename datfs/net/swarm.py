@@ -336,7 +336,8 @@ class Swarm:
                 other.end(RemoteProtocolError("there is a newer connection to this peer"))
 
     def _replaces(self, new: Session, old: Session, peer_id: bytes) -> bool:
-        """Which of two connections to one peer stays: the one that the side with the smaller id began (discovery.md 7.5).
+        """Which of two connections to one peer stays: the one that the side with the smaller id began
+        (discovery.md 7.5).
 
         Every peer decides like that, so that both end the same one. An older one that seems dead goes in any case.
         """
