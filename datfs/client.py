@@ -278,7 +278,7 @@ def _swarm_for(store: Store, options: Options, listeners: Sequence[trio.SocketLi
     port = port_of(listeners) if listeners and options.upload else None
     discoveries: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
     remembered = None
-    if store.folder is not None and not store.read_only:
+    if store.cached and store.folder is not None and not store.read_only:
         remembered = Remembered(store.folder / PEERS_NAME)
         if options.ways.names:
             discoveries.insert(0, remembered)

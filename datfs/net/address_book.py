@@ -51,10 +51,16 @@ class Known:
 
 
 class AddressBook:
-    """The addresses of one drive. ``spread``: a random factor for each pause, so that peers do not return in step."""
+    """The addresses of one drive. ``spread``: a random factor for each pause, so that peers do not return in step.
 
-    def __init__(self, spread: Callable[[], float] = lambda: 1.0) -> None:
+    ``changed`` is told of each address whose state changed.
+    """
+
+    def __init__(
+        self, spread: Callable[[], float] = lambda: 1.0, changed: Callable[[Known], None] = lambda known: None
+    ) -> None:
         self._spread = spread
+        self._changed = changed
         self._known: dict[Address, Known] = {}
 
     def __iter__(self) -> Iterator[Known]:
@@ -109,6 +115,7 @@ class AddressBook:
             known.since = now
             known.backoff = BACKOFF_FIRST
             known.hope_until = now + GRACE
+        self._changed(known)
         return True
 
     def _rest(self, known: Known, now: float) -> None:

@@ -75,7 +75,7 @@ class Dialer:
         meters: Meters,
         outcomes: Outcomes | None = None,
     ) -> None:
-        self.book = AddressBook(spread=lambda: random.uniform(0.75, 1.25))
+        self.book = AddressBook(lambda: random.uniform(0.75, 1.25), self._has_changed)
         self.discoveries = list(discoveries)
         self._caller = caller
         self._connect = connect
@@ -85,8 +85,8 @@ class Dialer:
         self._looking = len(self.discoveries)
         self._search_until = float("inf")
         self._nursery: trio.Nursery | None = None
-        self._changed: dict[Known, trio.Event] = {}  # its state was changed by other than its task
-        self._place_free = trio.Event()
+        self._changed: dict[Known, trio.Event] = {}  # what each task waits with
+        self._without_place: set[trio.Event] = set()  # of those that wait for one; set when one is free
 
     # -- hope
 
@@ -137,14 +137,15 @@ class Dialer:
 
     def place_freed(self) -> None:
         """A connection ended: one that waits for a place may be made."""
-        self._place_free.set()
-        self._place_free = trio.Event()
+        for changed in self._without_place:
+            changed.set()
 
-    def _step(self, known: Known, event: AddressEvent) -> bool:
-        changed = self.book.step(known, event, trio.current_time())
-        if changed and known in self._changed:
+    def _step(self, known: Known, event: AddressEvent) -> None:
+        self.book.step(known, event, trio.current_time())
+
+    def _has_changed(self, known: Known) -> None:
+        if known in self._changed:
             self._changed[known].set()
-        return changed
 
     # -- tasks
 
@@ -183,7 +184,7 @@ class Dialer:
                 if known.state in FINAL:
                     return
                 if not self._places.take(host, dialed=True):
-                    await self._place_free.wait()
+                    await self._until_changed(known, waits_for_place=True)
                     continue
                 try:
                     await self._dial(known)
@@ -201,9 +202,17 @@ class Dialer:
             elif now >= known.due:
                 return
             else:
-                changed = self._changed[known] = trio.Event()
                 with trio.move_on_at(known.due):
-                    await changed.wait()
+                    await self._until_changed(known)
+
+    async def _until_changed(self, known: Known, *, waits_for_place: bool = False) -> None:
+        changed = self._changed[known] = trio.Event()
+        if waits_for_place:
+            self._without_place.add(changed)
+        try:
+            await changed.wait()
+        finally:
+            self._without_place.discard(changed)
 
     async def _dial(self, known: Known) -> None:
         self._step(known, AddressEvent.DIAL)

@@ -281,7 +281,7 @@ class Swarm:
                 traffic=session.meters.traffic(now),
                 held=tuple(held_by(download) for download in session.downloads),
             )
-            for session in self.sessions - dialed
+            for session in sorted(self.sessions - dialed, key=lambda session: session.started)
         ]
         sources = [known.source for known in self._dialer.book]
         return SwarmReport(

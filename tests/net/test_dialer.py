@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from datfs.net.address_book import ADDRESSES_OF_HOST, FORGET_AFTER
+from datfs.net.address_book import ADDRESSES_MOST, ADDRESSES_OF_HOST, FORGET_AFTER
 from datfs.net.address_states import AddressState
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.static import StaticPeers
@@ -210,6 +210,34 @@ async def test_dialing_is_limited(autojump_clock: trio.testing.MockClock) -> Non
         await trio.sleep(120)
         assert most == DIALED_MOST
         assert len(dialed) == 200
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_while_there_is_no_place(autojump_clock: trio.testing.MockClock) -> None:
+    """Addresses that had to go for others leave nothing behind, though no place to dial from is ever free."""
+    dead = False
+
+    async def connect(address: Address) -> trio.abc.Stream:
+        if not dead:
+            raise REFUSED
+        await trio.sleep_forever()
+        raise AssertionError
+
+    swarm = Swarm(connect=connect)
+    joined(swarm)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swarm.run)
+        await trio.sleep(0.1)
+        for number in range(1000):
+            swarm.add_address((f"10.0.{number // 250}.{number % 250}", 1), "flood")
+            if number == ADDRESSES_MOST:
+                await trio.sleep(0.1)
+                dead = True
+                await trio.sleep(60)
+            await trio.lowlevel.checkpoint()
+        assert len(swarm.report().peers) == ADDRESSES_MOST
+        await trio.sleep(1)
+        assert trio.lowlevel.current_statistics().tasks_living < ADDRESSES_MOST + 20
         nursery.cancel_scope.cancel()
 
 
