@@ -6,6 +6,7 @@ What is said on a connection, and what its end means, is the :class:`Caller`'s.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -27,6 +28,8 @@ from datfs.net.transport import show_address
 log = logging.getLogger(__name__)
 
 SEARCH_TIMEOUT = 10.0  # readers have hope for so long that somebody is found; the search goes on after it
+
+OUR_NETWORK_IS_DOWN = (errno.ENETUNREACH, errno.ENETDOWN)  # that says nothing about an address
 
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
 
@@ -216,17 +219,20 @@ class Dialer:
 
     async def _dial(self, known: Known) -> None:
         self._step(known, AddressEvent.DIAL)
+        offline = False
         try:
             stream = await self._connect(known.address)
         except (OSError, trio.TooSlowError, ValueError) as error:  # ValueError: a name that no host can have
             known.error = _why_not(error)
             log.debug("%s: %s", show_address(known.address), known.error)
             event = AddressEvent.FAIL
+            offline = getattr(_cause(error), "errno", None) in OUR_NETWORK_IS_DOWN
         else:
             self._step(known, AddressEvent.CONNECT)
             event = await self._caller.talk(stream, known)
         self._step(known, event)
-        self._remember(known, event)
+        if not offline:
+            self._remember(known, event)
         self._caller.hope_changed()
 
     def _remember(self, known: Known, event: AddressEvent) -> None:
@@ -240,15 +246,19 @@ class Dialer:
             self._outcomes.reached(known.address)
 
 
+def _cause(error: OSError | trio.TooSlowError | ValueError) -> BaseException:
+    """What went wrong in fact: trio tries several addresses of one name, and raises an error that says so."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    cause = error.__cause__
+    return cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause or error
+
+
 def _why_not(error: OSError | trio.TooSlowError | ValueError) -> str:
     """Why an address could not be reached, without the address."""
+    cause = _cause(error)
     if isinstance(error, trio.TooSlowError):
         return "no answer"
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):  # several addresses of one name were tried
-        cause = cause.exceptions[0]
     if isinstance(cause, OSError) and cause.errno is not None:
         return os.strerror(cause.errno)
     return str(error)

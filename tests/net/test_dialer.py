@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 from collections.abc import AsyncGenerator, Callable
 
@@ -148,6 +149,24 @@ async def test_what_is_told_of_addresses(autojump_clock: trio.testing.MockClock)
         assert set(told.of) == {("failed", ("gone", 1))}
         await copy.ensure([1, 2, 3])
         assert told.of.count(("worked", ("good", 1))) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_address_fails_because_we_are_offline(autojump_clock: trio.testing.MockClock) -> None:
+    """While our own network is down nothing is told of addresses, however often they are tried."""
+    async with trio.open_nursery() as nursery:
+        unreachable = OSError(errno.ENETUNREACH, "Network is unreachable")
+        several = OSError("all attempts to connect failed")
+        several.__cause__ = ExceptionGroup("", [unreachable, unreachable])
+        world = PeerWorld(nursery, {("one", 1): unreachable, ("other", 1): several})
+        told = Told()
+        swarm = Swarm(discoveries=[StaticPeers(list(world.peers))], connect=world.connect, outcomes=told)
+        joined(swarm)
+        nursery.start_soon(swarm.run)
+        await trio.sleep(60)
+        assert len(world.dialed) > 4
+        assert not told.of
+        assert {peer.error for peer in swarm.report().peers} == {"Network is unreachable"}
         nursery.cancel_scope.cancel()
 
 
