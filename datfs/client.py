@@ -14,23 +14,27 @@ from pathlib import Path
 
 import trio
 
+from datfs import local_sockets
 from datfs.drive import Drive
 from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
 from datfs.link import Link, parse_link
+from datfs.local_service import LocalService
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.name_cache import NameCache
 from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
+from datfs.net.discovery.owner import Owner, connector
 from datfs.net.discovery.remembered import Remembered
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.discovery.ways import Ways
 from datfs.net.listening import ListenAt, open_listeners, port_of
 from datfs.net.swarm import Swarm
-from datfs.net.transport import Address
+from datfs.net.transport import Address, connect
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
 from datfs.store import (
     PEERS_NAME,
     Store,
+    cache_folder,
     cache_store,
     cache_view,
     closed_with,
@@ -54,9 +58,9 @@ class Options:
 
     ``peers``: addresses to dial. ``cache_dir``: None for the default. ``memory``: keep nothing. ``offline``: never
     use the network. ``timeout``: seconds for each wait. ``upload``: answer the requests of peers. ``share_locked``:
-    if another process owns the cache, go on in memory instead of raising StoreLocked. ``listen``: where peers may
-    call us, or sockets that are open already; they are closed with the drive. None: nowhere. ``ways``: of finding
-    peers besides those given. ``up``, ``down``: limits on traffic in bytes per second, at least 1024.
+    if another process owns the cache, be a peer of it, in memory, instead of raising StoreLocked. ``listen``: where
+    peers may call us, or sockets that are open already; they are closed with the drive. None: nowhere. ``ways``: of
+    finding peers besides those given. ``up``, ``down``: limits on traffic in bytes per second, at least 1024.
     """
 
     peers: Sequence[Address] = ()
@@ -92,13 +96,17 @@ def target_of(text: str) -> Link | NamedLink | Path:
 
 
 class OpenDrive:
-    """An open drive: ``drive``, its ``store``, its ``swarm`` (None for folders and offline), the ``link`` asked for."""
+    """An open drive: ``drive``, its ``store``, its ``swarm`` (None for folders and offline), the ``link`` asked for.
+
+    ``local``: how other programs of this machine look in.
+    """
 
     def __init__(self, drive: Drive, store: Store, swarm: Swarm | None, link: Link, stack: ExitStack) -> None:
         self.drive = drive
         self.store = store
         self.swarm = swarm
         self.link = link
+        self.local = LocalService(drive, swarm, store)
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
         self._scope = trio.CancelScope()
@@ -142,6 +150,7 @@ class OpenDrive:
                 async with trio.open_nursery() as nursery:
                     if self.swarm is not None:
                         nursery.start_soon(self.swarm.run)
+                    nursery.start_soon(self.local.run)
                     if not self.store.read_only and self.store.folder is not None:
                         nursery.start_soon(self._flush_now_and_then)
                     await trio.sleep_forever()
@@ -222,15 +231,16 @@ def _open(
     stack: ExitStack,
     notice: Notice,
 ) -> OpenDrive:
+    owner: Owner | None = None
     if isinstance(place, Link):
-        store = _store_for(place, options, stack, notice)
+        store, owner = _store_for(place, options, stack, notice)
         key: bytes | None = place.key
     else:
         store, key = folder_store(place), None
     store = closed_with(store, stack)
     metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
     stack.callback(metadata.close)
-    swarm = _swarm_for(store, options, listeners)
+    swarm = _swarm_for(store, options, listeners, owner)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
     opened: OpenDrive
@@ -256,36 +266,46 @@ def _open(
     return opened
 
 
-def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -> Store:
+def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -> tuple[Store, Owner | None]:
+    """The store of a drive; if another process has it, memory, and that process as a peer."""
     if options.memory:
-        return memory_store()
+        return memory_store(), None
+    cache_dir = options.cache_dir or default_cache_dir()
     try:
-        return stack.enter_context(cache_store(link.key, options.cache_dir or default_cache_dir()))
+        return stack.enter_context(cache_store(link.key, cache_dir)), None
     except StoreLocked as error:
         if not options.share_locked:
             raise
-        owner = f"the cache is in use by process {error.pid or '(unknown)'}"
+        folder = cache_folder(link.key, cache_dir)
+        if local_sockets.answers(folder, local_sockets.PEER_NAME):
+            return memory_store(), Owner(folder, error.pid)
+        owner = f"the cache is in use by process {error.pid or '(unknown)'}, which does not answer"
         if not options.may_find_peers:
             notice(f"{owner}; showing what it has written so far")
-            return cache_view(link.key, options.cache_dir or default_cache_dir())
+            return cache_view(link.key, cache_dir), None
         notice(f"{owner}; fetching into memory instead")
-        return memory_store()
+        return memory_store(), None
 
 
-def _swarm_for(store: Store, options: Options, listeners: Sequence[trio.SocketListener]) -> Swarm | None:
-    if options.offline or (store.read_only and not listeners):
+def _swarm_for(
+    store: Store, options: Options, listeners: Sequence[trio.SocketListener], owner: Owner | None
+) -> Swarm | None:
+    if owner is None and (options.offline or (store.read_only and not listeners)):
         return None
-    port = port_of(listeners) if listeners and options.upload else None
-    discoveries: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
+    discoveries: list[Discovery] = [] if owner is None else [owner]
     remembered = None
-    if store.cached and store.folder is not None and not store.read_only:
-        remembered = Remembered(store.folder / PEERS_NAME)
-        if options.ways.names:
-            discoveries.insert(0, remembered)
+    if not options.offline:
+        port = port_of(listeners) if listeners and options.upload else None
+        discoveries += [StaticPeers(options.peers), *options.ways.discoveries(port)]
+        if store.cached and store.folder is not None and not store.read_only:
+            remembered = Remembered(store.folder / PEERS_NAME)
+            if options.ways.names:
+                discoveries.insert(0, remembered)
     return Swarm(
         discoveries=discoveries,
         listeners=listeners,
         upload=options.upload,
+        connect=connect if owner is None else connector(owner),
         outcomes=remembered,
         up=options.up,
         down=options.down,
@@ -296,7 +316,7 @@ def _why_alone(store: Store, options: Options) -> str:
     if options.offline:
         return "we are offline (--offline)"
     if store.cached:
-        return "another process has the cache: name a peer with --peer HOST:PORT"
+        return "the process that has the cache does not answer: name a peer with --peer HOST:PORT"
     return "a folder is opened alone, without peers"
 
 
@@ -306,7 +326,7 @@ async def _load(opened: OpenDrive, options: Options, notice: Notice) -> None:
     known = metadata.register.length
     if (
         opened.swarm is not None
-        and options.may_find_peers
+        and opened.swarm.looks
         and not opened.store.read_only
         and not _enough(opened.link, known)
     ):

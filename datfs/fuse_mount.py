@@ -50,11 +50,13 @@ async def serve(
     stop: trio.Event,
     before_unmount: Callable[[], Awaitable[None]] | None = None,
     follow: Follow | None = None,
+    began: Callable[[Operations, tuple[int, int]], None] | None = None,
 ) -> None:
     """Mounts ``tree`` and serves it until ``stop`` is set or somebody unmounts it; then nothing is left
     mounted.
 
     ``timeout``: seconds any request may wait. ``ready`` is called once, when the mount answers.
+    ``began``: called once, before it, with what answers and the device of the mount.
     ``follow``: called with where to deliver newer versions of the tree; it runs as long as the mount does.
     ``before_unmount``: called when the last request is answered, with the mount still there: end networks and
     write down state in it.
@@ -71,6 +73,8 @@ async def serve(
     orderly = False
     try:
         async with trio.open_nursery() as nursery:
+            if began is not None:
+                began(operations, mount.device)
             nursery.start_soon(_announce, operations, mount.device, options, ready)
             nursery.start_soon(_end_when_stopped, operations, stop, nursery.cancel_scope)
             nursery.start_soon(_end_when_detached, operations, mount.device, nursery.cancel_scope)

@@ -16,8 +16,8 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, StatvfsData
 
 from datfs import errors
+from datfs.activity import FileActivity, WaitingRead
 from datfs.inodes import InodeTable, LookupCountError
 from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
 
@@ -165,12 +166,13 @@ class Appearance:
 
 @dataclass(slots=True)
 class _OpenFile:
-    """``late``: the range that last timed out, and when (trio's clock)."""
+    """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start."""
 
     file: TreeFile
-    size: int
+    entry: Entry
     buffered: bool
     late: tuple[int, int, float] = (0, 0, 0.0)
+    waiting: set[tuple[int, int, float]] = field(default_factory=set)
 
     def note_late(self, offset: int, end: int, now: float) -> None:
         first, last, when = self.late
@@ -218,6 +220,27 @@ class Operations(pyfuse3.Operations):
     def waiting(self) -> int:
         """Requests that wait for the tree now."""
         return len(self._waiting)
+
+    def activity(self) -> list[FileActivity]:
+        """The open files that are not here whole, and the reads that wait for them."""
+        now = trio.current_time()
+        by_entry: dict[Hashable, list[_OpenFile]] = {}
+        for opened in self._files.values():
+            if not opened.file.complete:
+                by_entry.setdefault(opened.entry.identity, []).append(opened)
+        return [
+            FileActivity(
+                files[0].entry,
+                self._tree.facts(files[0].entry),
+                len(files),
+                tuple(
+                    WaitingRead(offset, size, now - since)
+                    for opened in files
+                    for offset, size, since in sorted(opened.waiting)
+                ),
+            )
+            for files in by_entry.values()
+        ]
 
     @property
     def open_handles(self) -> int:
@@ -345,7 +368,7 @@ class Operations(pyfuse3.Operations):
         file = await self._wait(lambda: self._tree.open(entry), WAITING_ANY)
         buffered = self.buffer_incomplete or file.complete
         handle = next(self._handles)
-        self._files[handle] = _OpenFile(file, entry.size, buffered)
+        self._files[handle] = _OpenFile(file, entry, buffered)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=buffered)
 
     @_guarded
@@ -360,14 +383,19 @@ class Operations(pyfuse3.Operations):
     async def _read_missing(self, opened: _OpenFile, offset: int, size: int) -> bytes:
         end = offset + size
         # An echo may be about a part of the range that is here, and was only asked for together with one that is not.
-        echo = opened.buffered and opened.is_echo(offset, end, trio.current_time())
+        now = trio.current_time()
+        echo = opened.buffered and opened.is_echo(offset, end, now)
+        read = (offset, size, now)
+        opened.waiting.add(read)
         try:
             data = await self._wait(lambda: opened.file.read(offset, size), WAITING_READS, 0.0 if echo else None)
         except errors.TimedOut:
             if not echo:
                 opened.note_late(offset, end, trio.current_time())
             raise
-        wanted = max(min(size, opened.size - offset), 0)
+        finally:
+            opened.waiting.discard(read)
+        wanted = max(min(size, opened.entry.size - offset), 0)
         if len(data) != wanted:
             # The kernel would take a short answer for the new end of the file and cut it there.
             raise errors.IntegrityError(f"{len(data)} bytes came for {wanted} at offset {offset}")

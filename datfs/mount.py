@@ -5,21 +5,25 @@ The only module that knows both :mod:`datfs.client` and :mod:`datfs.fuse_mount`.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import trio
 
-from datfs import mountpoints
+from datfs import local_sockets, mountpoints
+from datfs.activity import FileActivity
 from datfs.client import Notice, OpenDrive, Options, open_drive
 from datfs.errors import MountError, NotADirectory, TimedOut
 from datfs.link import Link
 from datfs.metadata import path_of
 from datfs.mount_options import MountOptions
 from datfs.net.discovery.names import NamedLink
+from datfs.status import status
 from datfs.vfs import Kind
 
 log = logging.getLogger(__name__)
@@ -90,6 +94,7 @@ async def run(
                     stop=stop,
                     before_unmount=opened.shut_down,
                     follow=None if pinned else partial(opened.drive.follow, tree),
+                    began=partial(_offer_status, opened, mountpoint),
                 )
             except Exception as error:
                 failed = error  # raised again outside, so that it does not come wrapped in a group
@@ -98,10 +103,60 @@ async def run(
             raise failed
 
 
+class Serving(Protocol):
+    """What the status needs of who answers the kernel."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def open_handles(self) -> int:
+        """Files and directories that are open."""
+        ...
+
+    def activity(self) -> list[FileActivity]:
+        """Open files that are not here whole."""
+        ...
+
+
+def _offer_status(opened: OpenDrive, mountpoint: str, operations: Serving, device: tuple[int, int]) -> None:
+    """Lets `datfs status` and `datfs why` ask about the mount, by its device and by the drive."""
+    point = mountpoints.resolve(mountpoint)
+
+    def activity() -> dict[str, Any]:
+        files = operations.activity()
+        return {
+            "mountpoint": point,
+            "open_handles": operations.open_handles,
+            "requests_waiting": operations.waiting,
+            "files": [_file_activity(file) for file in files],
+        }
+
+    opened.local.activity = activity
+    opened.local.offer_status(local_sockets.mount_socket(device))
+
+
+def _file_activity(file: FileActivity) -> dict[str, Any]:
+    return {
+        "path": "/" + b"/".join(file.entry.path).decode("utf-8", "surrogateescape"),
+        "size": file.entry.size,
+        "chunks": int(file.facts.get(b"user.dat.chunks", b"0")),
+        "chunks_held": int(file.facts.get(b"user.dat.chunks_held", b"0")),
+        "handles": file.handles,
+        "reads": [{"offset": read.offset, "size": read.size, "seconds": round(read.seconds, 3)} for read in file.reads],
+    }
+
+
 async def _signals(opened: OpenDrive, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
         task_status.started()
-        async for _ in signals:
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                facts = status(opened.drive, opened.swarm, opened.store) | opened.local.activity()
+                log.warning("status: %s", json.dumps(facts))
+                continue
             opened.drive.close()  # readers that wait are answered before anything is cancelled
             stop.set()
 

@@ -126,7 +126,7 @@ def prepare(path: str) -> str:
     point = resolve(path)
     mount = mount_at(point)
     if mount is not None and mount.type.startswith("fuse"):
-        if not _is_dead(mount):
+        if not is_dead(mount):
             raise MountError(
                 f"{point} is already mounted ({mount.source}, {mount.type}); unmount it first: {_advice(mount)}"
             )
@@ -202,13 +202,14 @@ def clear_dead(path: str) -> bool:
     Raises MountError if it may not be removed by us.
     """
     mount = mount_at(resolve(path))
-    if mount is None or not _is_dead(mount):
+    if mount is None or not is_dead(mount):
         return False
     _detach(mount, lazily=True)
     return True
 
 
-def _is_dead(mount: Mount) -> bool:
+def is_dead(mount: Mount) -> bool:
+    """Whether it is ours and its process has ended. Waits for as long as a process that lives does not answer."""
     if mount.type != OUR_TYPE:
         return False
     try:

@@ -304,6 +304,15 @@ class SparseRegister:
         """The indices that are wanted, most urgent first, each once."""
         return list(dict.fromkeys(index for level in self._levels for index in level))
 
+    def count_wanted(self, urgency: Urgency) -> int:
+        """How many different chunks are wanted with this urgency, held ones not counted."""
+        return sum(not self.register.has(index) for index in self._levels[urgency])
+
+    @property
+    def count_in_flight(self) -> int:
+        """How many chunks peers were asked for and have not sent yet."""
+        return len(self._in_flight)
+
     @property
     def waiting(self) -> int:
         """How many different chunks readers wait for."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, checking, debug, diagnosis, manual, mounting, sharing, units
+from datfs.cli import browse, checking, debug, diagnosis, manual, mounting, sharing, status, units
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -51,6 +51,7 @@ for command in (
     *manual.COMMANDS,
     *diagnosis.COMMANDS,
     *units.COMMANDS,
+    *status.COMMANDS,
 ):
     cli.add_command(command)
 

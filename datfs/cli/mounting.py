@@ -104,7 +104,7 @@ def mount(
     directory = os.path.abspath(directory)
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
-    options = make_options(upload=not no_upload, **rest)
+    options = make_options(upload=not no_upload, share_locked=True, **rest)
     # Nobody would find us without discovery, and a folder of this machine is published by `datfs share` only.
     usual = ListenAt(needed=False) if options.ways.names and not isinstance(link, Path) else None
     options = listening(options, listen, no_listen, usual=usual)

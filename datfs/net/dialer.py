@@ -94,6 +94,11 @@ class Dialer:
     # -- hope
 
     @property
+    def looks(self) -> bool:
+        """Whether there is any way of discovery, addresses given by hand included."""
+        return any(not (isinstance(one, StaticPeers) and one.is_empty) for one in self.discoveries)
+
+    @property
     def looking(self) -> bool:
         """Whether any way of discovery goes on."""
         return self._looking > 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Collection
 
 from datfs.bitfield import Bitfield, rle_decode
 from datfs.errors import DatfsError, RemoteProtocolError
@@ -70,6 +71,11 @@ class PeerState:
         for index, asked_at in self._asked.items():
             self._asked[index] = min(now, asked_at + seconds)
         self._progress = min(now, self._progress + seconds)
+
+    @property
+    def asked(self) -> Collection[int]:
+        """The chunks that it was asked for and has not sent yet."""
+        return self._asked.keys()
 
     @property
     def in_flight(self) -> int:

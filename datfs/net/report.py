@@ -6,8 +6,10 @@ Nothing here can be used to change anything, so it may be kept, compared and sen
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from datfs.bitfield import Bitfield
 from datfs.net.address_states import AddressState
 from datfs.net.replication import PeerState
 from datfs.net.traffic import NO_TRAFFIC, Traffic
@@ -35,6 +37,15 @@ class HeldReport:
     length: int
     chunks: int
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A connected peer and one register: the chunks it told of, and those it was asked for. To look at, not to keep."""
+
+    address: str
+    held: Bitfield
+    asked: Collection[int]
 
 
 @dataclass(frozen=True, slots=True)

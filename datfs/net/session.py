@@ -96,7 +96,7 @@ class Session:
     """One connection. ``name`` is the peer for people, its address. ``dialed``: we made the connection.
 
     ``meters`` count what goes over it; they may have counted earlier connections to the same address. ``limited``:
-    the host's limits on traffic hold for it.
+    the host's limits on traffic, and whether it uploads, hold for it; False for another program of this machine.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Session:
         self.name = name
         self.dialed = dialed
         self.meters = meters or Meters()
+        self.uploads = host.upload or not limited  # whether it gets anything from us
         self._up = host.up if limited else None
         self._down = host.down if limited else None
         self.error: Exception | None = None  # why it ended; None if the peer just left
@@ -370,9 +371,9 @@ class Session:
         elif isinstance(message, Info):
             channel.leaving = not message.downloading
             self._let_go(channel)
-        elif self._host.upload and isinstance(message, Request):
+        elif self.uploads and isinstance(message, Request):
             channel.upload.on_request(message)
-        elif self._host.upload and isinstance(message, Want):
+        elif self.uploads and isinstance(message, Want):
             channel.upload.on_want(message)
 
     def _let_go(self, channel: _Channel) -> None:

@@ -24,9 +24,10 @@ from datfs.net.address_states import AddressEvent, AddressState
 from datfs.net.connection import Connection
 from datfs.net.dialer import Connect, Dialer, Outcomes
 from datfs.net.discovery import Discovery
+from datfs.net.discovery.owner import Owner
 from datfs.net.places import Places, host_of
 from datfs.net.rate_limit import RateLimit
-from datfs.net.report import INBOUND, Direction, PeerReport, SwarmReport, WayReport, held_by
+from datfs.net.report import INBOUND, Direction, Holder, PeerReport, SwarmReport, WayReport, held_by
 from datfs.net.session import Session, describe
 from datfs.net.traffic import Meters
 from datfs.net.transport import Address, show_address
@@ -98,6 +99,11 @@ class Swarm:
         return None
 
     @property
+    def looks(self) -> bool:
+        """Whether there is anybody to ask: addresses by hand, or a way of finding some."""
+        return self._dialer.looks
+
+    @property
     def bytes_in(self) -> int:
         """Bytes received on the wire since the start."""
         return self.meters.received.total
@@ -162,7 +168,10 @@ class Swarm:
 
     async def talk(self, stream: trio.abc.Stream, known: Known) -> AddressEvent:
         """Talks over a connection that we made, to its end; says what that means for the address."""
-        session = self._new_session(stream, show_address(known.address), dialed=True, meters=known.meters)
+        limited = known.source != Owner.name
+        session = self._new_session(
+            stream, show_address(known.address), dialed=True, meters=known.meters, limited=limited
+        )
         self._dialed[known] = session
         try:
             await self._talk(session)
@@ -293,6 +302,15 @@ class Swarm:
             traffic=self.meters.traffic(now),
         )
 
+    def holders(self, register: SparseRegister) -> list[Holder]:
+        """What each connected peer holds of a register, and was asked for."""
+        return [
+            Holder(session.name, download.held, download.asked)
+            for session in self.sessions
+            for download in session.downloads
+            if download.register is register
+        ]
+
     def _report_address(self, known: Known, now: float) -> PeerReport:
         session = self._dialed.get(known)
         waits = known.state in (AddressState.RESTING, AddressState.ELSEWHERE)
@@ -318,10 +336,9 @@ class Swarm:
             for known, dialed in self._dialed.items():
                 if dialed is session:
                     self._dialer.worked(known)
-        if self.upload:
-            for other in self.sessions:
-                if other is not session:
-                    other.announce(register, index)
+        for other in self.sessions:
+            if other is not session and other.uploads:
+                other.announce(register, index)
 
     def accept_handshake(self, session: Session, peer_id: bytes) -> None:
         """Refuses connections to ourselves, to banned peers, and all but one to the same peer."""

@@ -16,6 +16,11 @@ class StaticPeers:
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = list(addresses)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether none was given."""
+        return not self._addresses
+
     async def find(self, discovery_key: bytes) -> AsyncGenerator[Address, None]:
         """All of the addresses, then the end."""
         for address in self._addresses:

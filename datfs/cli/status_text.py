@@ -1,0 +1,106 @@
+"""The status of drives as people read it. What a drive or a peer says is escaped; widths are for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datfs.cli.output import count, ranges_text
+from datfs.text import show, show_size
+
+Facts = dict[str, Any]
+
+
+def status_text(facts: Facts) -> str:
+    """Several lines about one drive."""
+    where = facts.get("mountpoint")
+    lines = [facts["link"] + (f" on {_shown(where)}" if where else "")]
+    owner = f"pid {facts['pid']}" if facts["pid"] is not None else "no process has it open"
+    lines.append(f"  version {facts['version']}, {owner}; store: {facts['store'] or 'memory'}")
+    for name, register in facts["registers"].items():
+        line = (
+            f"  {name}: {register['held']} of {count(register['length'], 'chunk')} here, {show_size(register['bytes'])}"
+        )
+        wants = facts.get("wants", {}).get(name)
+        if wants:
+            wanted = [f"{number} {level}" for level, number in wants.items() if number and level != "in_flight"]
+            if wanted:
+                line += f"; wanted: {', '.join(wanted)}, {wants['in_flight']} asked for".replace("_", " ")
+        lines.append(line)
+    if facts["pid"] is None:
+        return "\n".join(lines)
+    traffic = facts["traffic"]
+    limits = "".join(f", {way} limit {show_size(rate)}/s" for way, rate in facts["limits"].items() if rate)
+    lines.append(
+        f"  received {show_size(traffic['received'])} ({show_size(traffic['receiving'])}/s),"
+        f" sent {show_size(traffic['sent'])} ({show_size(traffic['sending'])}/s){limits}"
+    )
+    if facts["listening"]:
+        lines.append(f"  listening on {', '.join(facts['listening'])}")
+    lines += [f"  looking by {way['name']}: {_shown(way['problem'])}" for way in facts["ways"] if way["problem"]]
+    connected = sum(peer["connected"] is not None for peer in facts["peers"])
+    lines.append(f"  {count(connected, 'peer')} connected" + (":" if facts["peers"] else ""))
+    lines += [f"    {_peer_line(peer)}" for peer in facts["peers"]]
+    files = facts.get("files", [])
+    if files:
+        lines.append(f"  {count(len(files), 'file')} open that are not here whole:")
+    for file in files:
+        held, chunks = file["chunks_held"], file["chunks"]
+        line = f"    {_shown(file['path'])}: {held} of {count(chunks, 'chunk')} here"
+        if chunks:
+            line += f" ({100 * held // chunks} %)"
+        for read in file["reads"]:
+            line += f"\n      a read of {read['size']} bytes at {read['offset']} waits for {read['seconds']:.1f} s"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def peers_text(peers: Sequence[Facts]) -> str:
+    """A line for each peer."""
+    return "\n".join(f"{peer['link'][6:14]}…  {_peer_line(peer)}" for peer in peers) or "no peers are known"
+
+
+def _peer_line(peer: Facts) -> str:
+    parts = [f"{_shown(peer['address'])} ({peer['direction']}, {_shown(peer['source'])}) {peer['state']}"]
+    traffic = peer["traffic"]
+    if peer["connected"] is not None:
+        parts.append(f"for {peer['connected']:.0f} s")
+    if traffic["received"] or traffic["sent"]:
+        parts.append(f"down {show_size(traffic['received'])} ({show_size(traffic['receiving'])}/s)")
+        parts.append(f"up {show_size(traffic['sent'])} ({show_size(traffic['sending'])}/s)")
+    parts += [f"has {held['chunks']} of {held['length']} {name}" for name, held in peer["holds"].items()]
+    if peer["error"]:
+        parts.append(_shown(peer["error"]))
+    if peer["next_try"] is not None:
+        parts.append(f"next try in {peer['next_try']:.0f} s")
+    return ", ".join(parts)
+
+
+def why_text(path: str, found: Facts) -> str:
+    """What keeps a file, in plain words."""
+    missing = found["missing"]
+    lacking = sum(stop - first for first, stop in missing)
+    if not lacking:
+        return f"{path}: all {count(found['chunks'], 'chunk')} are here"
+    lines = [f"{path}: {lacking} of {count(found['chunks'], 'chunk')} are missing: {ranges_text(missing)}"]
+    if found["readers_wait_for"]:
+        lines.append(f"  readers wait for {ranges_text(found['readers_wait_for'])}")
+    if found["hopeless"]:
+        lines.append(f"  nobody will bring them now: {_shown(found['hopeless'])}")
+    for peer in found["peers"]:
+        asked = f", asked for {ranges_text(peer['asked_for'])}" if peer["asked_for"] else ""
+        has = f"says it has {ranges_text(peer['has'])}" if peer["has"] else "has none of them"
+        lines.append(f"  {_shown(peer['address'])} {has}{asked}")
+    for peer in found["not_connected"]:
+        why = f": {_shown(peer['error'])}" if peer["error"] else ""
+        lines.append(f"  {_shown(peer['address'])} is not connected ({peer['state']}){why}")
+    if not found["peers"] and not found["not_connected"]:
+        lines.append("  no peer is known: name one with --peer HOST:PORT")
+    lines += [f"  looking by {way['name']}: {_shown(way['problem'])}" for way in found["looking"] if way["problem"]]
+    if not found["hopeless"] and not found["readers_wait_for"]:
+        lines.append("  nobody reads it now; what is missing is fetched when it is read")
+    return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    return show(text.encode("utf-8", "surrogateescape"))

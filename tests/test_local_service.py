@@ -1,0 +1,239 @@
+"""Programs of one machine share one store: the owner serves the others over Unix sockets, and tells its status."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import datfs
+from datfs import local_sockets
+from datfs.client import OpenDrive
+from datfs.errors import NoPeers, TimedOut
+from datfs.local_service import QUESTION_MOST, ask
+from datfs.local_sockets import PEER_NAME, STATUS_NAME
+from datfs.store import cache_folder
+from datfs.vfs import Kind
+from tests.test_client import LINK, sharing
+from tests.vector_drives import SIMPLE_KEY, read, walk
+
+KEY = bytes.fromhex(SIMPLE_KEY)
+
+
+async def read_all(opened: OpenDrive) -> dict[str, bytes]:
+    """Every file of the newest version."""
+    tree = await opened.drive.checkout()
+    entries = await walk(tree)
+    return {path: await read(tree, entry) for path, entry in entries.items() if entry.kind is Kind.FILE}
+
+
+@pytest.fixture
+async def filled(tmp_path: Path) -> Path:
+    """A cache with a whole drive in it."""
+    async with sharing() as (address, _):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path)) as opened:
+            await read_all(opened)
+    return tmp_path
+
+
+@asynccontextmanager
+async def second(cache: Path, **more: Any) -> AsyncIterator[OpenDrive]:
+    """What another program would open while the cache is owned."""
+    options = datfs.Options(cache_dir=cache, share_locked=True, **more)
+    async with datfs.open_drive(LINK, options) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("owner", [{"offline": True}, {"upload": False}, {"up": 1024}, {}])
+@pytest.mark.parametrize("offline", [True, False])
+async def test_the_owner_serves_others(filled: Path, owner: dict[str, Any], offline: bool) -> None:
+    """Whole files, verified, with no network; also from an owner that is offline, or gives nothing to the network."""
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, **owner)) as first:
+        expected = await read_all(first)
+        with trio.fail_after(10):
+            async with second(filled, offline=offline) as opened:
+                assert opened.store.folder is None
+                assert await read_all(opened) == expected
+                assert opened.swarm is not None
+                (peer,) = opened.swarm.report().connected
+                assert (peer.source, peer.address) == ("owner", f"owner:{os.getpid()}")
+
+
+async def test_many_at_once(filled: Path) -> None:
+    """Each has its own connection, and they do not disturb each other."""
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as first:
+        expected = await read_all(first)
+        found: list[dict[str, bytes]] = []
+
+        async def one() -> None:
+            async with second(filled, offline=True) as opened:
+                found.append(await read_all(opened))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(one)
+    assert found == [expected] * 8
+
+
+async def test_what_the_owner_learns_the_others_get(tmp_path: Path) -> None:
+    """A chunk that comes to the owner later is told to who looks in, and read."""
+    async with sharing() as (address, _):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path)) as first:
+            async with second(tmp_path) as opened:
+                tree = await opened.drive.checkout()
+                got: list[bytes] = []
+
+                async def reader() -> None:
+                    got.append(await read(tree, await tree.find((b"hello.txt",))))
+
+                with trio.fail_after(10):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(reader)
+                        await trio.sleep(0.05)
+                        await read_all(first)
+    assert got == [b"hello world\n"]
+
+
+async def test_an_owner_that_goes_away(filled: Path) -> None:
+    """Readers of the others get an error within their deadline; what they have stays readable."""
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as first:
+        async with second(filled, offline=True, timeout=5.0) as opened:
+            tree = await opened.drive.checkout()
+            hello = await tree.find((b"hello.txt",))
+            assert await read(tree, hello) == b"hello world\n"
+            big = await tree.find((b"big.bin",))
+            await first.shut_down()
+            with trio.fail_after(10), pytest.raises((NoPeers, TimedOut)):
+                await read(tree, big)
+            assert await read(tree, hello) == b"hello world\n"
+
+
+async def test_an_owner_that_does_not_answer(filled: Path) -> None:
+    """Without its socket the others show what it has written."""
+    folder = cache_folder(KEY, filled)
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
+        (folder / PEER_NAME).unlink()
+        told: list[str] = []
+        options = datfs.Options(cache_dir=filled, share_locked=True, offline=True)
+        async with datfs.open_drive(LINK, options, notice=told.append) as opened:
+            assert opened.store.read_only
+            assert (await read_all(opened))["/hello.txt"] == b"hello world\n"
+    assert "does not answer" in told[0]
+
+
+async def test_sockets_are_private_and_temporary(filled: Path) -> None:
+    """Nobody else can connect; those of a process that was killed are replaced; nothing is left at the end."""
+    folder = cache_folder(KEY, filled)
+    for name in (PEER_NAME, STATUS_NAME):
+        with socket.socket(socket.AF_UNIX) as dead:
+            os.chdir(folder)
+            dead.bind(name)
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
+        for name in (PEER_NAME, STATUS_NAME):
+            assert (folder / name).stat().st_mode & 0o777 == 0o600
+            assert local_sockets.answers(folder, name)
+    assert not list(folder.glob("*.sock"))
+    assert not local_sockets.answers(folder, PEER_NAME)
+
+
+async def test_long_paths(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The path of a socket may be longer than the kernel takes in one piece."""
+    deep = tmp_path_factory.mktemp("deep") / ("x" * 100) / ("y" * 100)
+    shutil.copytree(filled, deep)
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=deep, offline=True)):
+        async with second(deep, offline=True) as opened:
+            assert (await read_all(opened))["/hello.txt"] == b"hello world\n"
+
+
+async def test_a_folder_that_others_can_change(tmp_path: Path) -> None:
+    """No socket is made where somebody else could put another one in its place."""
+    (tmp_path / "open").mkdir(mode=0o777)
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(PermissionError):
+        local_sockets.make_private(tmp_path / "open")
+
+
+async def test_the_status_of_a_drive(filled: Path) -> None:
+    """Version, lengths, what is held, and peers: as plain JSON."""
+    place = cache_folder(KEY, filled), STATUS_NAME
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
+        facts = await ask(place, "status")
+        assert (facts["link"], facts["version"], facts["pid"]) == (LINK, 5, os.getpid())
+        assert facts["registers"]["metadata"] == {"length": 6, "held": 6, "bytes": 320, "claimed": None}
+        assert facts["registers"]["content"]["held"] == 7
+        assert facts["peers"] == []
+        assert facts["network"] is False
+        async with second(filled, offline=True):
+            (peer,) = (await ask(place, "status"))["peers"]
+            assert (peer["address"], peer["direction"]) == ("a program of this machine", "in")
+
+
+async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
+    """Missing chunks, who has them, who was asked; and after the peer is gone, why there is no hope."""
+    place = cache_folder(KEY, tmp_path), STATUS_NAME
+    async with sharing() as (address, served):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path)) as opened:
+            tree = await opened.drive.checkout()
+            await read(tree, await tree.find((b"hello.txt",)))
+            found = await ask(place, "why", chunks=[0, 7])
+            missing = found["missing"]
+            assert sum(stop - first for first, stop in missing) == 6
+            (peer,) = found["peers"]
+            assert (peer["address"], peer["has"], peer["asked_for"]) == (f"127.0.0.1:{address[1]}", missing, [])
+            assert found["hopeless"] is None
+            await served.shut_down()
+            with trio.fail_after(10):
+                found = await ask(place, "why", chunks=[0, 7])
+                while found["hopeless"] is None:
+                    await trio.testing.wait_all_tasks_blocked()
+                    found = await ask(place, "why", chunks=[0, 7])
+            assert "Connection refused" in found["hopeless"]
+            assert found["not_connected"][0]["address"] == f"127.0.0.1:{address[1]}"
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (b"\n", "Expecting value"),
+        (b"[]\n", "protocol 1"),
+        (b'{"protocol": 2, "ask": "status"}\n', "protocol 1"),
+        (b'{"protocol": 1}\n', "no question None"),
+        (b'{"protocol": 1, "ask": "why"}\n', "needs chunks"),
+        (b'{"protocol": 1, "ask": "why", "chunks": ["a", "b"]}\n', "needs chunks"),
+        (b"\xff\xfe\n", "codec"),
+        (b"x" * (QUESTION_MOST + 70_000), "Expecting value"),
+    ],
+)
+async def test_odd_questions(filled: Path, question: bytes, said: str) -> None:
+    """An answer that says what is wrong, and the next question is answered."""
+    folder = cache_folder(KEY, filled)
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
+        with trio.fail_after(10):
+            async with await local_sockets.connect(folder, STATUS_NAME) as stream:
+                await stream.send_all(question)
+                answer = b""
+                try:
+                    while piece := await stream.receive_some():
+                        answer += piece
+                except trio.BrokenResourceError:  # we went on sending when it had hung up
+                    pass
+                assert said in json.loads(answer)["error"]
+            assert (await ask((folder, STATUS_NAME), "status"))["version"] == 5
+
+
+async def test_who_asks_nothing_holds_up_nobody(filled: Path) -> None:
+    """Silent connections are a few, and end; others are answered meanwhile."""
+    folder = cache_folder(KEY, filled)
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
+        async with await local_sockets.connect(folder, STATUS_NAME), await local_sockets.connect(folder, STATUS_NAME):
+            with trio.fail_after(2):
+                assert (await ask((folder, STATUS_NAME), "status"))["version"] == 5
