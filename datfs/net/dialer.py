@@ -20,6 +20,7 @@ from datfs.errors import DatfsError
 from datfs.net.address_book import FINAL, AddressBook, Known
 from datfs.net.address_states import AddressEvent, AddressState
 from datfs.net.discovery import Discovery
+from datfs.net.discovery.owner import Owner
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.places import Address, Places, host_of
 from datfs.net.traffic import Meters
@@ -92,6 +93,11 @@ class Dialer:
         self._without_place: set[trio.Event] = set()  # of those that wait for one; set when one is free
 
     # -- hope
+
+    @property
+    def searches(self) -> bool:
+        """Whether addresses are found that nobody gave, such as those of peers that find us, too."""
+        return any(not isinstance(one, StaticPeers | Owner) for one in self.discoveries)
 
     @property
     def looks(self) -> bool:

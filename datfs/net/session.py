@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,8 +77,11 @@ class Host(Protocol):
         """A chunk that ``session`` brought was stored."""
         ...
 
-    def accept_handshake(self, session: Session, peer_id: bytes) -> None:
-        """Raises RemoteProtocolError if this connection is not wanted: to ourselves, a second one, a banned peer."""
+    def accept_handshake(self, session: Session, peer_id: bytes) -> float:
+        """For how many seconds nothing is to be answered yet.
+
+        Raises RemoteProtocolError if this connection is not wanted: to ourselves, a second one, a banned peer.
+        """
         ...
 
 
@@ -124,6 +128,7 @@ class Session:
         self.ended = False
         self.brought = False  # something that verified
         self._refused = False
+        self._answers_from = -math.inf
         self._peer_is_live = True
         self._peer_wants_acks = False
         self.started = self.heard = trio.current_time()  # heard: when something last came
@@ -283,7 +288,13 @@ class Session:
                 await self._send(data)
             else:
                 self._wake = trio.Event()
-                await self._wake.wait()
+                with trio.move_on_at(self._answers_from if self._holds_back else math.inf):
+                    await self._wake.wait()
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether answers wait until it is clear that this connection to the peer is the one that stays."""
+        return trio.current_time() < self._answers_from
 
     async def _send(self, data: bytes) -> None:
         size = SEND_PIECE if self._up is None else self._up.piece
@@ -329,8 +340,9 @@ class Session:
         elif isinstance(event, HandshakeReceived):
             self.peer_id = event.id
             self._refused = True
-            self._host.accept_handshake(self, event.id)
+            pause = self._host.accept_handshake(self, event.id)
             self._refused = False
+            self._answers_from = trio.current_time() + pause
             self._peer_is_live = event.live
             self._peer_wants_acks = event.ack
             for channel in self._channels.values():
@@ -385,12 +397,13 @@ class Session:
     def _encode(self) -> None:
         """Encodes what the states want to say, then answers of each register in turn while little is to be sent."""
         connection = self.connection
+        held_back = self._holds_back
         for channel in self._channels.values():
-            for outgoing in (channel.download.outgoing, channel.upload.outgoing):
+            for outgoing in (channel.download.outgoing, channel.upload.outgoing)[: 1 if held_back else 2]:
                 if outgoing:
                     connection.send_many(channel.number, outgoing)
                     outgoing.clear()
-        busy = True
+        busy = not held_back
         # Under a limit what is encoded is on its way for long, and our own requests would have to wait behind it.
         most = SEND_BYTES if self._up is None else min(SEND_BYTES, self._up.piece)
         while busy and connection.bytes_pending < most:

@@ -36,6 +36,7 @@ from datfs.sparse import SparseRegister
 log = logging.getLogger(__name__)
 
 BANNED_MOST = 1024  # ids remembered
+DOUBLE_SECONDS = 0.25  # two peers that find each other dial at the same time, give or take a round trip
 QUIET = 6.0  # seconds; the reference sends something every 5 s, so a connection without may be dead
 
 
@@ -340,8 +341,12 @@ class Swarm:
             if other is not session and other.uploads:
                 other.announce(register, index)
 
-    def accept_handshake(self, session: Session, peer_id: bytes) -> None:
-        """Refuses connections to ourselves, to banned peers, and all but one to the same peer."""
+    def accept_handshake(self, session: Session, peer_id: bytes) -> float:
+        """Refuses connections to ourselves, to banned peers, and all but one to the same peer.
+
+        Returns for how many seconds nothing is to be answered, since the connection may have to go for another one:
+        the reference forgets what it asked for on a connection that is ended for a double (docs/network.md).
+        """
         if peer_id == self.id:
             raise RemoteProtocolError("that is ourselves")
         if peer_id in self._banned_ids:
@@ -351,6 +356,8 @@ class Swarm:
                 if not self._replaces(session, other, peer_id):
                     raise RemoteProtocolError("already connected to this peer")
                 other.end(RemoteProtocolError("there is a newer connection to this peer"))
+        may_be_doubled = bool(self.listening) if session.dialed else self._dialer.searches
+        return DOUBLE_SECONDS if may_be_doubled and session.dialed != (self.id < peer_id) else 0.0
 
     def _replaces(self, new: Session, old: Session, peer_id: bytes) -> bool:
         """Which of two connections to one peer stays: the one that the side with the smaller id began

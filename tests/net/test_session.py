@@ -11,14 +11,15 @@ import trio
 import trio.testing
 
 from datfs.errors import Closed, NoPeers, RemoteProtocolError
-from datfs.net.address_book import ADDRESSES_MOST, GRACE
+from datfs.net.address_book import ADDRESSES_MOST, GRACE, AddressBook
 from datfs.net.address_states import AddressState
 from datfs.net.connection import Connection
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.messages import Unhave
 from datfs.net.replication import PeerState
 from datfs.net.session import Session
-from datfs.net.swarm import Swarm
+from datfs.net.swarm import DOUBLE_SECONDS, Swarm
+from datfs.net.traffic import Meters
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import SparseRegister, Urgency
@@ -276,6 +277,32 @@ async def test_both_sides_keep_the_same_connection() -> None:
         accepted = session_of(swarm, other.id, dialed=False)
         assert swarm._replaces(dialed, accepted, other.id) == (swarm is low)
         assert swarm._replaces(accepted, dialed, other.id) == (swarm is high)
+
+
+@pytest.mark.parametrize("weaker", [True, False])
+@pytest.mark.parametrize("listening", [True, False])
+async def test_nothing_is_answered_on_what_may_be_a_double(
+    autojump_clock: trio.testing.MockClock, weaker: bool, listening: bool
+) -> None:
+    """Who dialed and has the greater id waits a moment before it says what it has, if the peer may dial it too."""
+    ids = (b"2", b"1") if weaker else (b"1", b"2")
+    sharer, clone = (Swarm(rng=lambda count, byte=byte: byte * count) for byte in ids)  # type: ignore[misc]
+    sharer.listening = ("here",) if listening else ()
+    sharer.add_register(SparseRegister(SOURCE, sharer))
+    copy = SparseRegister(empty(), clone)
+    clone.add_register(copy)
+    ours, theirs = trio.testing.memory_stream_pair()
+    known = AddressBook(spread=lambda: 1.0).add(FIRST, "test", Meters(), 0.0)
+    assert known is not None
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sharer.talk, ours, known)
+        nursery.start_soon(clone.serve, theirs, "the sharer")
+        await trio.testing.wait_all_tasks_blocked()
+        await copy.ensure([0])
+        waited = trio.current_time() - started
+        nursery.cancel_scope.cancel()
+    assert waited == pytest.approx(DOUBLE_SECONDS if weaker and listening else 0.0)
 
 
 async def test_odd_addresses(autojump_clock: trio.testing.MockClock) -> None:
