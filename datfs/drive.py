@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import trio
 
-from datfs import path_index
+from datfs import holdings, path_index
 from datfs.errors import (
     BadMetadata,
     Closed,
@@ -28,6 +28,7 @@ from datfs.errors import (
     NotFound,
     TimedOut,
 )
+from datfs.holdings import Facts
 from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
+HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
 NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
 FOLLOW_RETRY = 1.0
@@ -64,6 +66,7 @@ class Drive:
         self.content: SparseRegister | None = None
         self._records: OrderedDict[int, Record] = OrderedDict()
         self._record_bytes = 0
+        self._hashes: OrderedDict[int, str] = OrderedDict()
 
     @property
     def key(self) -> bytes:
@@ -166,6 +169,18 @@ class Drive:
         except BadMetadata as error:
             log.warning("version %d: what changed is not known: %s", newest.version, error)
             return newest, None
+
+    def sha256(self, seq: int) -> str | None:
+        """The hash in hex of the file of metadata chunk ``seq``, if it can be told without fetching or long work."""
+        known = self._hashes.get(seq)
+        stat = self.record(seq).stat
+        if known is None and self.content is not None and stat is not None and holdings.can_hash(self.content, stat):
+            known = holdings.sha256(self.content, stat)
+            if known is not None:
+                self._hashes[seq] = known
+            if len(self._hashes) > HASHES_KEPT:
+                self._hashes.popitem(last=False)
+        return known
 
     def close(self) -> None:
         """Readers that wait get Closed. The owner of the registers closes those."""
@@ -307,17 +322,34 @@ class DriveTree:
         return stat
 
     def facts(self, entry: Entry) -> Mapping[bytes, bytes]:
-        """See :meth:`datfs.vfs.FileTree.facts`: the version, and for a file its chunks and how many are here."""
-        facts = {b"user.dat.version": str(self.version).encode()}
-        if entry is self._root:
-            return facts | self.root_facts()
+        """See :meth:`datfs.vfs.FileTree.facts`: of which drive and version it is, and of a file what is here."""
+        seq = _seq_of(entry)
+        makers: dict[bytes, Callable[[], object]] = {
+            b"user.dat.key": self.drive.key.hex,
+            b"user.dat.version": lambda: self.version,
+            b"user.dat.seq": lambda: seq,
+        }
+        if entry.path == self._root.path:
+            more = self.root_facts()
+            makers |= {name: value.decode for name, value in more.items()}
         if entry.kind is Kind.FILE and self.drive.content is not None:
-            stat = self.drive.record(_seq_of(entry)).stat
+            stat = self.drive.record(seq).stat
             if stat is not None:
-                held = self.drive.content.register.data_bits.count(stat.offset, stat.offset + stat.blocks)
-                facts[b"user.dat.chunks"] = str(stat.blocks).encode()
-                facts[b"user.dat.chunks_held"] = str(held).encode()
-        return facts
+                makers |= self._content_facts(self.drive.content, seq, stat)
+        return Facts(makers)
+
+    def _content_facts(self, content: SparseRegister, seq: int, stat: Stat) -> dict[bytes, Callable[[], object]]:
+        makers: dict[bytes, Callable[[], object]] = {
+            b"user.dat.chunk_first": lambda: stat.offset,
+            b"user.dat.chunks": lambda: stat.blocks,
+            b"user.dat.chunks_held": lambda: holdings.chunks_held(content, stat),
+            b"user.dat.bytes_held": lambda: holdings.bytes_held(content, stat),
+            b"user.dat.peers_with_all": lambda: holdings.peers_with_all(content, stat),
+            b"user.dat.availability": lambda: holdings.availability(content, stat).value,
+        }
+        if holdings.can_hash(content, stat):
+            makers[b"user.dat.sha256"] = lambda: self.drive.sha256(seq)
+        return makers
 
     def stats(self) -> TreeStats:
         """Bytes of the content register and number of changes, as far as they are known here."""
@@ -358,5 +390,5 @@ def _directory(path: Path, explicit: Record | None, newest: Record | None) -> En
         permissions=stat.mode & 0o777 if stat is not None else 0o755,
         mtime_ns=mtime_ns(times.mtime) if times is not None else 0,
         ctime_ns=mtime_ns(times.ctime) if times is not None else 0,
-        identity=path,
+        identity=(path, newest.seq if newest is not None else 0),
     )

@@ -68,7 +68,7 @@ async def serve(
     mountpoints.check_device()
     point = mountpoints.prepare(mountpoint)
     look = Appearance(uid=options.uid, gid=options.gid, umask=options.umask)
-    operations = Operations(tree, timeout=timeout, appearance=look)
+    operations = Operations(tree, timeout=timeout, appearance=look, show_facts=options.xattrs)
     mount = _mount(operations, point, options)
     orderly = False
     try:

@@ -194,12 +194,17 @@ class _Listing:
 
 
 class Operations(pyfuse3.Operations):
-    """Serves ``tree``. ``timeout``: seconds that any request may wait for the tree."""
+    """Serves ``tree``. ``timeout``: seconds that any request may wait for the tree.
+
+    ``show_facts``: tell the tree's facts as extended attributes.
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, tree: FileTree, *, timeout: float, appearance: Appearance | None = None) -> None:
+    def __init__(
+        self, tree: FileTree, *, timeout: float, appearance: Appearance | None = None, show_facts: bool = True
+    ) -> None:
         super().__init__()
         self.inodes = InodeTable(tree.root)
         self.started = trio.Event()  # set during the INIT exchange, which ends before the next task runs
@@ -208,6 +213,7 @@ class Operations(pyfuse3.Operations):
         self.buffer_incomplete = False
         self._tree = tree
         self._timeout = timeout
+        self._show_facts = show_facts
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
         self._files: dict[int, _OpenFile] = {}
         self._listings: dict[int, _Listing] = {}
@@ -422,7 +428,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         """Facts that the tree tells of an entry."""
-        if not name.startswith(b"user."):
+        if not name.startswith(b"user.") or not self._show_facts:
             # Not ENODATA: told that there are no ACLs and labels here, "ls -l" stops asking for each file.
             raise FUSEError(errno.EOPNOTSUPP)
         value = self._tree.facts(self.inodes.entry(inode)).get(name)
@@ -433,6 +439,8 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         """The names of the facts."""
+        if not self._show_facts:
+            return []
         return list(self._tree.facts(self.inodes.entry(inode)))
 
     # The kernel refuses changes of a read-only mount itself; these are for root's "mount -o remount,rw".

@@ -165,7 +165,6 @@ def _facts(opened: OpenDrive) -> dict[bytes, bytes]:
     """Extended attributes of the root: what a person or a test may want to know of the mount."""
     drive, swarm = opened.drive, opened.swarm
     return {
-        b"user.dat.key": drive.key.hex().encode(),
         b"user.dat.newest_version": str(drive.version).encode(),
         b"user.dat.peers": str(len(swarm.sessions) if swarm is not None else 0).encode(),
         b"user.dat.bytes_received": str(swarm.bytes_in if swarm is not None else 0).encode(),

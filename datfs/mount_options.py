@@ -22,7 +22,7 @@ class MountOptions:
     """``uid``, ``gid``: who owns every file. ``umask``: permission bits that are taken away from every entry.
 
     ``read_ahead_kb``: the kernel's read-ahead for the mount in KiB, None to leave it (needs root).
-    ``flags``: options handed to libfuse as they are.
+    ``xattrs``: show what is here as extended attributes. ``flags``: options handed to libfuse as they are.
     """
 
     fsname: str = "dat"
@@ -30,6 +30,7 @@ class MountOptions:
     gid: int = field(default_factory=os.getgid)
     umask: int = 0
     read_ahead_kb: int | None = None
+    xattrs: bool = True
     flags: frozenset[str] = frozenset()
 
     def for_libfuse(self) -> set[str]:
@@ -49,6 +50,8 @@ def parse_options(text: str, base: MountOptions | None = None) -> MountOptions:
             continue
         if not equals and name in _PASSED:
             options = replace(options, flags=options.flags | {name})
+        elif name == "noxattrs" and not equals:
+            options = replace(options, xattrs=False)
         elif name == "fsname":
             options = replace(options, fsname=_fsname(value))
         elif name == "uid":
@@ -66,7 +69,7 @@ def parse_options(text: str, base: MountOptions | None = None) -> MountOptions:
         else:
             raise ValueError(
                 f"unknown mount option '{name}'; there are ro, allow_other, allow_root, auto_unmount, "
-                "noexec, noatime, fsname=, uid=, gid=, umask=, read_ahead_kb="
+                "noexec, noatime, noxattrs, fsname=, uid=, gid=, umask=, read_ahead_kb="
             )
     return options
 

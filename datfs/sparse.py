@@ -53,6 +53,14 @@ class ChunkSource(Protocol):
         """Whether somebody who has not told how long the register is may do so soon."""
         ...
 
+    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
+        """What each one who can be asked now has told to hold."""
+        ...
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        """Whether everybody who can be asked now, or may soon be, has told which chunks before ``stop`` he holds."""
+        ...
+
 
 class NoSource:
     """The source of a drive that is offline: nothing comes, and readers are told at once."""
@@ -69,6 +77,14 @@ class NoSource:
 
     def undecided(self, register: SparseRegister) -> bool:
         """Nobody will tell anything."""
+        return False
+
+    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
+        """Nobody is there."""
+        return ()
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        """Nobody has been asked, so nothing is known of others."""
         return False
 
 
@@ -97,6 +113,14 @@ class CopySource:
     def undecided(self, register: SparseRegister) -> bool:
         """The origin tells at once."""
         return False
+
+    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
+        """What the origin holds."""
+        return (self._origin.data_bits,)
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        """There is nobody but the origin."""
+        return True
 
 
 class _Waiter:

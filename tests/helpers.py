@@ -45,6 +45,11 @@ def make_register(chunks: list[bytes], seed: bytes = SEED) -> Register:
     return register
 
 
+def noise_chunks(count: int) -> list[bytes]:
+    """Chunks of different sizes and bytes."""
+    return [bytes([number]) * (3 * number + 1) for number in range(count)]
+
+
 Answer = Callable[[Register, Request], list[Message]]
 
 

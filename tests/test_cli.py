@@ -70,10 +70,10 @@ def test_ls_recursive() -> None:
 
 
 def test_ls_long() -> None:
-    """Mode, size and time stand before the name."""
+    """Mode, size, share that is here and time stand before the name."""
     lines = output("ls", "-l", DRIVES / "modes").splitlines()
     script = next(line for line in lines if line.endswith(" script.sh"))
-    assert script.split()[:2] == ["-rwxr-xr-x", "18"]
+    assert script.split()[:3] == ["-rwxr-xr-x", "18", "100%"]
     assert next(line for line in lines if line.endswith(" private")).startswith("drwx------")
 
 
@@ -155,9 +155,10 @@ def test_stat_and_info_for_people() -> None:
 
 NUMBER = (int, float)
 ENTRY = {"path": str, "type": str, "size": int, "mode": str, "mtime": NUMBER}
-FILE = ENTRY | {"chunk_first": int, "chunks": int, "chunks_held": int, "byte_offset": int, "ctime": NUMBER}
+LISTED = ENTRY | {"chunk_first": int, "chunks": int, "chunks_held": int, "bytes_held": int}
+FILE = LISTED | {"byte_offset": int, "ctime": NUMBER}
 SCHEMAS: dict[tuple[str, ...], list[dict[str, Any]]] = {
-    ("ls", "-R", "modes"): [ENTRY],
+    ("ls", "-R", "modes"): [ENTRY, LISTED],
     ("stat", "simple", "docs", "hello.txt"): [ENTRY, FILE],
     ("log", "history"): [
         {"version": int, "change": str, "path": str},
@@ -418,6 +419,21 @@ def test_what_was_fetched_is_there_offline(peer: str, cache: tuple[str, str]) ->
     assert "/exact.bin" in said
     assert "offline" in said
     assert output("info", SIMPLE_KEY, "--offline", *cache).count("chunks here") == 2
+
+
+def test_ls_tells_the_share_that_is_here(peer: str, cache: tuple[str, str]) -> None:
+    """``ls -l`` has it in percent, ``--json`` in chunks and bytes: nothing, all, and nothing to have."""
+    assert output("cat", f"dat://{SIMPLE_KEY}/hello.txt", "--peer", peer, *cache) == HELLO
+    lines = output("ls", "-l", SIMPLE_KEY, "--peer", peer, *cache).splitlines()
+    assert {line.split()[-1]: line.split()[2] for line in lines} == {
+        "big.bin": "0%",
+        "docs": "-",
+        "exact.bin": "0%",
+        "hello.txt": "100%",
+    }
+    found = {one["path"]: one for one in objects("ls", SIMPLE_KEY, "--offline", *cache)}
+    assert [found["/hello.txt"][name] for name in ("chunks", "chunks_held", "bytes_held")] == [1, 1, 12]
+    assert [found["/big.bin"][name] for name in ("chunks", "chunks_held", "bytes_held")] == [3, 0, 0]
 
 
 def test_links_with_versions_and_paths(peer: str, cache: tuple[str, str]) -> None:

@@ -32,6 +32,12 @@ class Nobody:
     def undecided(self, register: SparseRegister) -> bool:
         return False
 
+    def held_by_peers(self, register: SparseRegister) -> list[Bitfield]:
+        return []
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        return False
+
 
 async def test_offline_fails_at_once() -> None:
     """Without a source a missing chunk is NoPeers at once; a held one is no wait at all."""

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import trio
 
+from datfs import holdings
 from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
 from datfs.cli.output import count, entry_facts, mode_text, path_text, print_json, time_text, write_name
 from datfs.errors import BadMetadata, IsADirectory
@@ -25,8 +26,35 @@ LOG_BATCH = 256  # changes fetched at a time
 READ_BYTES = 1024 * 1024
 
 
-def _long(entry: Entry) -> str:
-    return f"{mode_text(entry)} {entry.size:>13} {time_text(entry.mtime_ns)} "
+def _long(entry: Entry, here: dict[str, Any]) -> str:
+    return f"{mode_text(entry)} {entry.size:>13} {_share(entry, here):>4} {time_text(entry.mtime_ns)} "
+
+
+def _share(entry: Entry, here: dict[str, Any]) -> str:
+    """How much of a file is here in percent: 100 only if all is, 0 only if nothing is. ``-`` if it does not apply."""
+    if entry.kind is Kind.DIRECTORY:
+        return "-"
+    held, of = here["chunks_held"], here["chunks"]
+    if here["bytes_held"] is not None and 0 < held < of:
+        held, of = here["bytes_held"], entry.size
+    if held >= of:
+        return "100%"
+    return f"{min(99, max(1, 100 * held // of))}%" if held else "0%"
+
+
+async def _here(at: View, entry: Entry) -> dict[str, Any]:
+    """What of a file is here; nothing for a directory."""
+    if entry.kind is Kind.DIRECTORY:
+        return {}
+    stat = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
+    content = at.opened.drive.content
+    assert content is not None
+    return {
+        "chunk_first": stat.offset,
+        "chunks": stat.blocks,
+        "chunks_held": holdings.chunks_held(content, stat),
+        "bytes_held": holdings.bytes_held(content, stat),
+    }
 
 
 async def _list(at: View, entry: Entry) -> list[Entry]:
@@ -42,7 +70,7 @@ async def _find(at: View, path: DrivePath) -> Entry:
 @click.command()
 @click.argument("link", type=TargetType(named=True))
 @click.argument("path", nargs=-1)
-@click.option("-l", "--long", "long_", is_flag=True, help="Mode, size and time as well.")
+@click.option("-l", "--long", "long_", is_flag=True, help="Mode, size, the share that is here, and time as well.")
 @click.option("-R", "--recursive", is_flag=True, help="Sub-directories as well.")
 @json_option
 @drive_options
@@ -58,11 +86,12 @@ def ls(
     """List directories of a drive."""
     options = make_options(share_locked=True, **rest)
 
-    def emit(entry: Entry, name: bytes) -> None:
+    async def emit(at: View, entry: Entry, name: bytes) -> None:
+        here = await _here(at, entry) if as_json or long_ else {}
         if as_json:
-            print_json(entry_facts(entry))
+            print_json(entry_facts(entry) | here)
         else:
-            write_name(name, before=_long(entry) if long_ else "", directory=entry.kind is Kind.DIRECTORY)
+            write_name(name, before=_long(entry, here) if long_ else "", directory=entry.kind is Kind.DIRECTORY)
 
     async def show_directories(at: View, entries: list[Entry], headings: bool) -> None:
         pending = entries[::-1]  # not recursive: how deep a drive goes is its writer's choice
@@ -76,7 +105,7 @@ def ls(
                 write_name(b"/" + b"/".join(entry.path), after=":")
             first = False
             for child in children:
-                emit(child, child.name)
+                await emit(at, child, child.name)
             if recursive:
                 pending += [child for child in reversed(children) if child.kind is Kind.DIRECTORY]
 
@@ -86,7 +115,7 @@ def ls(
             files = [entry for entry in entries if entry.kind is Kind.FILE]
             directories = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
             for entry in files:
-                emit(entry, b"/" + b"/".join(entry.path))
+                await emit(at, entry, b"/" + b"/".join(entry.path))
             if files and directories and not as_json:
                 print()
             await show_directories(at, directories, len(entries) > 1 or recursive)
@@ -144,15 +173,8 @@ def stat(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
         result = entry_facts(entry)
         if entry.kind is Kind.FILE:
             record = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
-            content = at.opened.drive.content
-            assert content is not None
-            held = content.register.data_bits.count(record.offset, record.offset + record.blocks)
-            result |= {
-                "chunk_first": record.offset,
-                "chunks": record.blocks,
-                "byte_offset": record.byte_offset,
-            }
-            result |= {"chunks_held": held, "ctime": entry.ctime_ns / 1e9}
+            result |= await _here(at, entry)
+            result |= {"byte_offset": record.byte_offset, "ctime": entry.ctime_ns / 1e9}
         return result
 
     async def run() -> None:
@@ -331,7 +353,7 @@ async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:
         total["files"] += 1
         total["size"] += entry.size
         total["chunks"] += stat.blocks
-        total["chunks_held"] += content.register.data_bits.count(stat.offset, stat.offset + stat.blocks)
+        total["chunks_held"] += holdings.chunks_held(content, stat)
     return {"path": path_text(path), **total}
 
 

@@ -40,9 +40,12 @@ def _mount_options(context: click.Context, parameter: click.Parameter, values: t
     return options
 
 
-def _with_long_options(base: MountOptions, *, allow_other: bool, **values: int | str | None) -> MountOptions:
+def _with_long_options(
+    base: MountOptions, *, allow_other: bool, no_xattrs: bool, **values: int | str | None
+) -> MountOptions:
     """What ``--allow-other``, ``--uid`` and so on say; they count more than the same words after ``-o``."""
-    words = ["allow_other"] * allow_other + [f"{name}={value}" for name, value in values.items() if value is not None]
+    words = ["allow_other"] * allow_other + ["noxattrs"] * no_xattrs
+    words += [f"{name}={value}" for name, value in values.items() if value is not None]
     try:
         return parse_options(",".join(words), base)
     except ValueError as error:
@@ -59,7 +62,8 @@ def _with_long_options(base: MountOptions, *, allow_other: bool, **values: int |
     multiple=True,
     callback=_mount_options,
     metavar="OPTIONS",
-    help="allow_other, allow_root, auto_unmount, noexec, noatime, uid=, gid=, umask=, fsname=, read_ahead_kb=.",
+    help="allow_other, allow_root, auto_unmount, noexec, noatime, noxattrs, uid=, gid=, umask=, fsname=,"
+    " read_ahead_kb=.",
 )
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount, too, as permissions allow.")
 @click.option("--uid", metavar="UID", type=click.IntRange(0, 2**32 - 2), help="Who owns every file; default: you.")
@@ -67,6 +71,7 @@ def _with_long_options(base: MountOptions, *, allow_other: bool, **values: int |
     "--gid", metavar="GID", type=click.IntRange(0, 2**32 - 2), help="The group of every file; default: yours."
 )
 @click.option("--umask", metavar="OCTAL", help="Permission bits taken away from every file and folder, such as 027.")
+@click.option("--no-xattrs", is_flag=True, help="Hide the extended attributes user.dat.* that tell what is here.")
 @click.option("--pin-version", is_flag=True, help="Go on showing the version that is the newest now.")
 @click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers.")
 @click.option(
@@ -86,6 +91,7 @@ def mount(
     uid: int | None,
     gid: int | None,
     umask: str | None,
+    no_xattrs: bool,
     pin_version: bool,
     no_upload: bool,
     listen: ListenAt | None,
@@ -99,7 +105,9 @@ def mount(
     Returns when the mount answers; it lives on in the background until `datfs umount DIRECTORY`.
     """
     check_fuse()
-    mount_options = _with_long_options(mount_options, allow_other=allow_other, uid=uid, gid=gid, umask=umask)
+    mount_options = _with_long_options(
+        mount_options, allow_other=allow_other, no_xattrs=no_xattrs, uid=uid, gid=gid, umask=umask
+    )
     # The background process leaves this folder, so every path is made whole first.
     directory = os.path.abspath(directory)
     if rest["cache_dir"] is not None:

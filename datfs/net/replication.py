@@ -82,6 +82,13 @@ class PeerState:
         """How many requests wait for an answer."""
         return len(self._asked)
 
+    def told(self, stop: int) -> bool:
+        """Whether the peer has told what it holds of the chunks before ``stop``."""
+        return self.first_have and (stop <= REGION or self._told_regions(stop))
+
+    def _told_regions(self, stop: int) -> bool:
+        return not self._unanswered and all(region in self._regions for region in range(-(-stop // REGION)))
+
     def start(self, now: float) -> None:
         """Both sides know the register and the peer has shaken hands: ask what it has."""
         self._progress = now

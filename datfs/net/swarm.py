@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from datfs.bitfield import Bitfield
 from datfs.errors import BadProof, DatfsError, ForkedRegister, IntegrityError, NoPeers, RemoteProtocolError
 from datfs.link import discovery_key
 from datfs.net import transport
@@ -144,6 +145,17 @@ class Swarm:
         if self._dialer.looking or self._dialer.book.undecided():
             return True
         return any(not session.has_told(register) for session in self.sessions)
+
+    def held_by_peers(self, register: SparseRegister) -> list[Bitfield]:
+        """What each connected peer has told to hold."""
+        return [peer.held for session in self.sessions for peer in session.downloads if peer.register is register]
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        """Whether every connected peer has told what it holds before ``stop``, and no other is about to be one."""
+        if self._dialer.hopeful():
+            return False
+        peers = [peer for session in self.sessions for peer in session.downloads if peer.register is register]
+        return all(session.has_told(register) for session in self.sessions) and all(peer.told(stop) for peer in peers)
 
     def hope_changed(self) -> None:
         """Readers are told at once when the last hope is gone."""

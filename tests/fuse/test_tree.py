@@ -119,6 +119,15 @@ def test_extended_attributes(standard: Served) -> None:
         assert caught.value.errno == code
 
 
+def test_extended_attributes_can_be_hidden(mounter: Mounter) -> None:
+    """With noxattrs there are none, and asking for one says that they are not supported."""
+    file = mounter("standard", "--options", "noxattrs").point / "one byte"
+    assert os.listxattr(file) == []
+    with pytest.raises(OSError) as caught:
+        os.getxattr(file, "user.test.size")
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
 def test_ten_thousand_entries(mounter: Mounter) -> None:
     """Each name once, attributes with the listing, in a time that leaves no room for a request per name."""
     served = mounter("many")

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datfs.bitfield import rle_encode
+from datfs.bitfield import Bitfield, rle_encode
 from datfs.errors import BadProof, RemoteProtocolError
 from datfs.net.messages import Data, Have, Request, Unhave, Want
 from datfs.net.replication import (
@@ -47,6 +47,12 @@ class Peers:
         return None
 
     def undecided(self, register: SparseRegister) -> bool:
+        return False
+
+    def held_by_peers(self, register: SparseRegister) -> list[Bitfield]:
+        return []
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
         return False
 
 
