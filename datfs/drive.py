@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -21,6 +22,8 @@ from datfs import holdings, path_index
 from datfs.errors import (
     BadMetadata,
     Closed,
+    CorruptStorage,
+    Gone,
     IntegrityError,
     IsADirectory,
     NoPeers,
@@ -28,7 +31,7 @@ from datfs.errors import (
     NotFound,
     TimedOut,
 )
-from datfs.holdings import Facts
+from datfs.holdings import Availability, Facts, ensure_unless_lost
 from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
@@ -43,6 +46,7 @@ RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,00
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
 NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
+PAST_NAMES_KEPT = 10_000  # the same of an old version
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
 FOLLOW_RETRY = 1.0
 OpenContent = Callable[[bytes], SparseRegister]
@@ -114,8 +118,11 @@ class Drive:
             result: T = done.value
             return result
 
-    async def checkout(self, version: int | None = None) -> DriveTree:
-        """The tree of a version (default: the newest). Raises NotFound for one that does not exist (yet)."""
+    async def checkout(self, version: int | None = None, *, past: bool = False) -> DriveTree:
+        """The tree of a version (default: the newest). Raises NotFound for one that does not exist (yet).
+
+        ``past``: see :class:`DriveTree`.
+        """
         await self.load_header()
         newest = self.version
         if version is None:
@@ -124,7 +131,7 @@ class Drive:
             raise NotFound(f"the drive has no version {version}: the newest known is {newest}")
         if version:
             await self.metadata.ensure((version,))
-        return DriveTree(self, version)
+        return DriveTree(self, version, past=past)
 
     async def diff(self, old: int, new: int) -> list[Change]:
         """What changed between two versions, old to new."""
@@ -156,13 +163,7 @@ class Drive:
 
     async def _update_of(self, tree: DriveTree) -> tuple[DriveTree, list[Path] | None]:
         """The newest version with the same root path and facts as ``tree``, and the paths that differ."""
-        newest = await self.checkout()
-        if tree.root.path:
-            try:
-                root = await newest.find(tree.root.path)
-            except NotFound:
-                root = tree.root  # empty from now on
-            newest = newest.rooted_at(root if root.kind is Kind.DIRECTORY else tree.root)
+        newest = await (await self.checkout()).rooted_like(tree.root)
         newest.root_facts = tree.root_facts
         try:
             return newest, [change.path for change in await self.diff(tree.version, newest.version)]
@@ -199,9 +200,10 @@ class Listings:
     A version never changes, so a lookup after a listing (``ls -l``, ``find``, ``tar``) need not walk the drive again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = NAMES_KEPT) -> None:
         self._by_path: OrderedDict[Path, dict[bytes, Entry]] = OrderedDict()
         self._names = 0
+        self._most = most
 
     def get(self, directory: Path) -> dict[bytes, Entry] | None:
         """The entries of a directory by name, None if they are not kept."""
@@ -209,24 +211,27 @@ class Listings:
 
     def keep(self, directory: Path, entries: Sequence[Entry]) -> None:
         """Keeps a listing, unless it is larger than all that may be kept."""
-        if len(entries) > NAMES_KEPT or directory in self._by_path:
+        if len(entries) > self._most or directory in self._by_path:
             return
         self._by_path[directory] = {entry.name: entry for entry in entries}
         self._names += len(entries) + 1
-        while self._names > NAMES_KEPT and len(self._by_path) > 1:
+        while self._names > self._most and len(self._by_path) > 1:
             self._names -= len(self._by_path.popitem(last=False)[1]) + 1
 
 
 class DriveTree:
     """One version of a drive: implements :class:`datfs.vfs.FileTree`.
 
-    ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it.
+    ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it. ``past``: one of
+    many old versions that are looked into. It keeps less in memory, reading raises Gone as soon as everybody told that
+    he lacks the content, and its files, which many versions have in common, do not tell a version.
     """
 
-    def __init__(self, drive: Drive, version: int) -> None:
+    def __init__(self, drive: Drive, version: int, *, past: bool = False) -> None:
         self.drive = drive
         self.version = version
-        self._listings = Listings()
+        self.past = past
+        self._listings = Listings(PAST_NAMES_KEPT if past else NAMES_KEPT)
         self.root_facts: Callable[[], dict[bytes, bytes]] = dict
         newest = None
         if version:
@@ -238,10 +243,23 @@ class DriveTree:
 
     def rooted_at(self, root: Entry) -> DriveTree:
         """The same tree with a directory of it as its root; paths in entries stay those of the drive."""
-        tree = DriveTree(self.drive, self.version)
+        tree = DriveTree(self.drive, self.version, past=self.past)
         tree._root = root
         tree._listings = self._listings
         return tree
+
+    async def rooted_like(self, root: Entry) -> DriveTree:
+        """The same tree with what is at the path of ``root``, of another version, as its root.
+
+        An empty directory if there is none. Raises as :meth:`find` does.
+        """
+        if not root.path:
+            return self
+        try:
+            found = await self.find(root.path)
+        except NotFound:
+            found = root
+        return self.rooted_at(found if found.kind is Kind.DIRECTORY else root)
 
     @property
     def root(self) -> Entry:
@@ -310,7 +328,12 @@ class DriveTree:
             raise BadMetadata(f"{show_path(entry.path)}: the drive's entry cannot be right: {wrong}")
         if self.drive.check_bytes is not None:
             self.drive.check_bytes(stat, show_path(entry.path))
-        return OpenFile(content, stat, show_path(entry.path))
+        ensure = None
+        if self.past:
+            if holdings.availability(content, stat) is Availability.GONE:
+                raise Gone(f"{show_path(entry.path)}: nobody has the content of this version any more")
+            ensure = partial(ensure_unless_lost, content)
+        return OpenFile(content, stat, show_path(entry.path), ensure=ensure)
 
     async def stat_of(self, entry: Entry) -> Stat:
         """The drive's own record of a file that :meth:`lookup` or :meth:`list` gave."""
@@ -326,30 +349,43 @@ class DriveTree:
         seq = _seq_of(entry)
         makers: dict[bytes, Callable[[], object]] = {
             b"user.dat.key": self.drive.key.hex,
-            b"user.dat.version": lambda: self.version,
             b"user.dat.seq": lambda: seq,
         }
+        if not self.past or entry.kind is Kind.DIRECTORY:
+            makers[b"user.dat.version"] = lambda: self.version
         if entry.path == self._root.path:
             more = self.root_facts()
             makers |= {name: value.decode for name, value in more.items()}
         if entry.kind is Kind.FILE and self.drive.content is not None:
             stat = self.drive.record(seq).stat
             if stat is not None:
-                makers |= self._content_facts(self.drive.content, seq, stat)
+                makers |= self._content_facts(self.drive.content, seq, stat, entry.path)
         return Facts(makers)
 
-    def _content_facts(self, content: SparseRegister, seq: int, stat: Stat) -> dict[bytes, Callable[[], object]]:
+    def _content_facts(
+        self, content: SparseRegister, seq: int, stat: Stat, path: Path
+    ) -> dict[bytes, Callable[[], object]]:
         makers: dict[bytes, Callable[[], object]] = {
             b"user.dat.chunk_first": lambda: stat.offset,
             b"user.dat.chunks": lambda: stat.blocks,
             b"user.dat.chunks_held": lambda: holdings.chunks_held(content, stat),
             b"user.dat.bytes_held": lambda: holdings.bytes_held(content, stat),
             b"user.dat.peers_with_all": lambda: holdings.peers_with_all(content, stat),
-            b"user.dat.availability": lambda: holdings.availability(content, stat).value,
+            b"user.dat.availability": lambda: self._availability(content, stat, path).value,
         }
         if holdings.can_hash(content, stat):
             makers[b"user.dat.sha256"] = lambda: self.drive.sha256(seq)
         return makers
+
+    def _availability(self, content: SparseRegister, stat: Stat, path: Path) -> Availability:
+        try:
+            if self.drive.check_bytes is not None:
+                self.drive.check_bytes(stat, show_path(path))
+        except Gone:
+            return Availability.GONE
+        except CorruptStorage:
+            pass  # a file that was edited: reading tells
+        return holdings.availability(content, stat)
 
     def stats(self) -> TreeStats:
         """Bytes of the content register and number of changes, as far as they are known here."""

@@ -12,6 +12,7 @@
     ├─ Unavailable              nobody gave it in time
     │  ├─ TimedOut
     │  ├─ NoPeers               nobody to ask at all, or offline
+    │  ├─ Gone                  nobody who can be asked has it any more
     │  ├─ Busy                  too many reads are waiting already
     │  └─ Closed                the drive was closed while we waited
     ├─ IntegrityError           our own store or a signed register is wrong
@@ -72,6 +73,10 @@ class TimedOut(Unavailable):
 
 class NoPeers(Unavailable):
     """There is nobody to ask: no peer is connected or expected, or we are offline."""
+
+
+class Gone(Unavailable):
+    """Everybody who can be asked has told that he does not have it (any more)."""
 
 
 class Busy(Unavailable):

@@ -58,6 +58,7 @@ ERRNOS: dict[type[BaseException], int] = {
     errors.Unavailable: errno.ETIMEDOUT,
     errors.TimedOut: errno.ETIMEDOUT,
     errors.NoPeers: errno.EHOSTUNREACH,
+    errors.Gone: errno.ENODATA,
     errors.Busy: errno.EBUSY,
     errors.Closed: errno.ECONNABORTED,  # what the kernel itself says then
     errors.IntegrityError: errno.EIO,

@@ -1,24 +1,28 @@
-"""How much of a file is here, and who has the rest: figures for people, from bitfields alone.
+"""How much of a file is here, and who has the rest: told from bitfields alone.
 
-Owns nothing and never fetches. What peers hold is what they told (wire.md section 7), so it may be out of date.
+Owns nothing; only :func:`ensure_unless_lost` fetches. What peers hold is what they told (wire.md section 7), so it may
+be out of date.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
 from operator import or_
 
+import trio
+
 from datfs.bitfield import Bitfield
-from datfs.errors import DatfsError
+from datfs.errors import DatfsError, Gone
 from datfs.metadata import Stat
 from datfs.sparse import SparseRegister
 
 RUNS_MOST = 10_000  # gaps in a file beyond which its bytes are not added up: each costs a look into the tree
 SHA256_MOST = 8 * 1024 * 1024  # bytes; a longer file is not hashed because somebody asks for its attributes
 CHUNKS_MOST = 1 << 24  # of a file that is compared with what peers hold; a drive may claim any number
+LOST_CHECKED = 0.2  # seconds between two looks at what peers have told, while a reader waits
 READ_BYTES = 1024 * 1024
 
 
@@ -84,12 +88,37 @@ def availability(content: SparseRegister, stat: Stat) -> Availability:
 
 
 def is_lost(content: SparseRegister, index: int) -> bool:
-    """Whether a chunk is neither here nor at anybody who could be asked, after somebody was."""
-    if content.has_range(index, index + 1) or not content.peers:
-        return False
-    return content.source.all_told(content, index + 1) and not any(
-        bits.get(index) for bits in content.source.held_by_peers(content)
+    """Whether a chunk is neither here nor at anybody who could be asked."""
+    return (
+        not content.register.has(index)
+        and content.source.all_told(content, index + 1)
+        and not any(bits.get(index) for bits in content.source.held_by_peers(content))
     )
+
+
+async def ensure_unless_lost(content: SparseRegister, indices: Iterable[int]) -> None:
+    """As :meth:`SparseRegister.ensure`; raises Gone as soon as :func:`is_lost` one of the chunks."""
+    wanted = list(indices)
+    while missing := [index for index in wanted if not content.register.has(index)]:
+        lost = next((index for index in missing if is_lost(content, index)), None)
+        if lost is not None:
+            raise Gone(f"content chunk {lost} is not here, and none of the peers has it any more")
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_lost, content, missing, nursery.cancel_scope)
+            try:
+                await content.ensure(missing)
+            except Exception as error:
+                failed = error  # raised outside, so that it does not come wrapped in a group
+            nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+
+async def _until_lost(content: SparseRegister, missing: list[int], scope: trio.CancelScope) -> None:
+    while not any(is_lost(content, index) for index in missing):  # noqa: ASYNC110 peers come, go and tell in many ways
+        await trio.sleep(LOST_CHECKED)
+    scope.cancel()
 
 
 def can_hash(content: SparseRegister, stat: Stat) -> bool:

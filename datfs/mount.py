@@ -24,6 +24,7 @@ from datfs.metadata import path_of
 from datfs.mount_options import MountOptions
 from datfs.net.discovery.names import NamedLink
 from datfs.status import status
+from datfs.time_travel import with_past
 from datfs.vfs import Kind
 
 log = logging.getLogger(__name__)
@@ -79,21 +80,23 @@ async def run(
             raise TimedOut(f"the drive's newest entry did not come within {options.timeout:g} s") from None
         tree.root_facts = lambda: _facts(opened)
         stop = trio.Event()
-        pinned = wanted is not None or pin or opened.swarm is None or opened.store.read_only
+        shown = await with_past(opened.drive, tree)
+        pinned = wanted is not None or pin
+        follows = opened.swarm is not None and not opened.store.read_only
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             # Before anything is mounted: a signal that came earlier would leave a dead mount.
             await nursery.start(_signals, opened, stop)
             try:
                 await serve(
-                    tree,
+                    shown,
                     mountpoint,
                     options=mount_options,
                     timeout=options.timeout,
                     ready=lambda: ready(opened),
                     stop=stop,
                     before_unmount=opened.shut_down,
-                    follow=None if pinned else partial(opened.drive.follow, tree),
+                    follow=partial(shown.follow, pinned=pinned) if follows else None,
                     began=partial(_offer_status, opened, mountpoint),
                 )
             except Exception as error:

@@ -10,6 +10,7 @@ verified tree, and the guess is moved until it fits; what the metadata claims ab
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
 
 from datfs.crypto import leaf_hash
@@ -21,17 +22,20 @@ USUAL_CHUNK = 65_536  # what the reference splits files into
 READ_AHEAD_FIRST = 256 * 1024
 READ_AHEAD_MAX = 8 * 1024 * 1024
 SEQUENTIAL_TOLERANCE = 512 * 1024  # the kernel's requests of one stream come out of order by this much
+Ensure = Callable[[Iterable[int]], Awaitable[None]]
 READ_AHEAD_CHUNKS = 512  # bound on what one file wants ahead, however small its chunks are
 
 
 class OpenFile:
     """Implements :class:`datfs.vfs.TreeFile` for one version of one file of a drive.
 
-    ``shown``: the path for messages, escaped by the caller.
+    ``shown``: the path for messages, escaped by the caller. ``ensure``: what to call, and what it raises, instead of
+    :meth:`SparseRegister.ensure` for what a reader waits for.
     """
 
-    def __init__(self, content: SparseRegister, stat: Stat, shown: str) -> None:
+    def __init__(self, content: SparseRegister, stat: Stat, shown: str, *, ensure: Ensure | None = None) -> None:
         self._content = content
+        self._ensure = ensure or content.ensure
         self._register = content.register
         self._stat = stat
         self._shown = shown
@@ -127,7 +131,7 @@ class OpenFile:
         if content.has_range(first, stop):
             return
         self._check_length(stop)
-        await content.ensure(range(first, stop))
+        await self._ensure(range(first, stop))
 
     def _check_length(self, stop: int) -> None:
         """Refuses chunks that the writer never made, as far as that can be known."""

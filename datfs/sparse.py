@@ -58,7 +58,10 @@ class ChunkSource(Protocol):
         ...
 
     def all_told(self, register: SparseRegister, stop: int) -> bool:
-        """Whether everybody who can be asked now, or may soon be, has told which chunks before ``stop`` he holds."""
+        """Whether everybody who can be asked now, or may soon be, has told which chunks before ``stop`` he holds.
+
+        Not if there is nobody.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datfs.errors import BadMetadata, CorruptStorage, NoPeers, ReadOnly
+from datfs.errors import BadMetadata, CorruptStorage, Gone, ReadOnly
 from datfs.metadata import SAFE_INTEGER, Stat, decode_record, valid_component
 from datfs.metadata import Path as DrivePath
 from datfs.register import Register
@@ -92,12 +92,12 @@ class WorkingFiles:
         return self._folder.joinpath(*map(os.fsdecode, path))
 
     def check(self, stat: Stat, shown: str) -> None:
-        """Raises NoPeers if the bytes of this version of a file are gone, CorruptStorage if the file was changed."""
+        """Raises Gone if the bytes of this version of a file are, CorruptStorage if the file was changed."""
         if not stat.blocks:
             return
         file = self._by_start.get(stat.byte_offset)
         if file is None or file.first != stat.offset:
-            raise NoPeers(
+            raise Gone(
                 f"the bytes of this version of {shown} are gone: a folder of the dat command keeps only the newest"
                 " of each file. A link with --peer may find them elsewhere"
             )

@@ -18,6 +18,7 @@ from datfs.errors import (
     BadMetadata,
     CorruptStorage,
     DatfsError,
+    Gone,
     IsADirectory,
     NoPeers,
     NotADirectory,
@@ -106,8 +107,10 @@ async def test_bytes_that_a_working_folder_no_longer_has() -> None:
         old = await opened.drive.checkout(9)
         assert await read(old, await old.find((b"b.txt",))) == b"b, back again\n"
         for path in (b"a.txt",), (b"dir", b"sub", b"d.bin"):
-            with pytest.raises(NoPeers, match="keeps only the newest"):
-                await old.open(await old.find(path))
+            entry = await old.find(path)
+            with pytest.raises(Gone, match="keeps only the newest"):
+                await old.open(entry)
+            assert old.facts(entry)[b"user.dat.availability"] == b"gone"
 
 
 @pytest.mark.parametrize(
@@ -250,10 +253,9 @@ def an_entry(*path: bytes) -> Entry:
     return Entry(path, Kind.FILE, 0, 0o644, 0, 0, path)
 
 
-def test_kept_listings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_listings_are_bounded() -> None:
     """The oldest listings go first, and one larger than the bound is not kept at all."""
-    monkeypatch.setattr(drive_module, "NAMES_KEPT", 10)
-    listings = Listings()
+    listings = Listings(10)
     for directory in (b"a", b"b", b"c"):
         listings.keep((directory,), [an_entry(directory, bytes([number])) for number in range(4)])
     assert listings.get((b"a",)) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datfs import working_files
-from datfs.errors import CorruptStorage, NoPeers, ReadOnly
+from datfs.errors import CorruptStorage, Gone, ReadOnly
 from datfs.metadata import Stat
 from datfs.register import Register
 from datfs.store import folder_store
@@ -85,7 +85,7 @@ def test_check_tells_gone_from_changed(tmp_path: Path) -> None:
         files.check(Stat(0o100644, size=25, blocks=1, offset=1, byte_offset=12), "/docs/readme.md")
         with pytest.raises(CorruptStorage, match=r"/hello\.txt was changed"):
             files.check(Stat(0o100644, size=12, blocks=1), "/hello.txt")
-        with pytest.raises(NoPeers, match="keeps only the newest"):
+        with pytest.raises(Gone, match="keeps only the newest"):
             files.check(Stat(0o100644, size=5, blocks=1, offset=90, byte_offset=5), "/old")
 
 

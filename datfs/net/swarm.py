@@ -151,8 +151,8 @@ class Swarm:
         return [peer.held for session in self.sessions for peer in session.downloads if peer.register is register]
 
     def all_told(self, register: SparseRegister, stop: int) -> bool:
-        """Whether every connected peer has told what it holds before ``stop``, and no other is about to be one."""
-        if self._dialer.hopeful():
+        """Whether there are peers, each has told what it holds before ``stop``, and no other is about to be one."""
+        if not self.sessions or self._dialer.hopeful():
             return False
         peers = [peer for session in self.sessions for peer in session.downloads if peer.register is register]
         return all(session.has_told(register) for session in self.sessions) and all(peer.told(stop) for peer in peers)
