@@ -256,7 +256,7 @@ class TimeTravel:
         return directory(path, mtime_ns(self._made(version)), (PAST, (self.root.path, version)))
 
     def _made(self, version: int) -> int:
-        """When a version was made, ms since 1970, as far as that is here; deletions have the time of what was before."""
+        """When a version was made, ms since 1970, as far as that is here; for deletions that of what was before."""
         past = self._past
         if version <= past.index.version:
             return past.index.made(version)
