@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -223,8 +223,8 @@ class DriveTree:
     """One version of a drive: implements :class:`datfs.vfs.FileTree`.
 
     ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it. ``past``: one of
-    many old versions that are looked into. It keeps less in memory, reading raises Gone as soon as everybody told that
-    he lacks the content, and its files, which many versions have in common, do not tell a version.
+    many old versions that are looked into. It keeps less in memory, and reading raises Gone as soon as everybody told
+    that he lacks the content.
     """
 
     def __init__(self, drive: Drive, version: int, *, past: bool = False) -> None:
@@ -344,15 +344,14 @@ class DriveTree:
             raise BadMetadata(f"{show_path(entry.path)}: its entry does not decode")
         return stat
 
-    def facts(self, entry: Entry) -> Mapping[bytes, bytes]:
+    def facts(self, entry: Entry) -> Facts:
         """See :meth:`datfs.vfs.FileTree.facts`: of which drive and version it is, and of a file what is here."""
         seq = _seq_of(entry)
         makers: dict[bytes, Callable[[], object]] = {
             b"user.dat.key": self.drive.key.hex,
+            b"user.dat.version": lambda: self.version,
             b"user.dat.seq": lambda: seq,
         }
-        if not self.past or entry.kind is Kind.DIRECTORY:
-            makers[b"user.dat.version"] = lambda: self.version
         if entry.path == self._root.path:
             more = self.root_facts()
             makers |= {name: value.decode for name, value in more.items()}

@@ -133,7 +133,11 @@ class TimeTravel:
         rest = path[self._depth :]
         if entry.kind is Kind.DIRECTORY and (rest[:1] == (HISTORY,) or (len(rest) < 2 and rest != (LATEST,))):
             return Facts({b"user.dat.key": self._past.drive.key.hex})
-        return self._over(entry).facts(entry)
+        facts = self._over(entry).facts(entry)
+        if entry.kind is Kind.FILE and isinstance(facts, Facts):
+            # One inode is asked for all of the versions that have the file.
+            return facts.without(b"user.dat.version")
+        return facts
 
     def stats(self) -> TreeStats:
         """See :meth:`datfs.vfs.FileTree.stats`."""

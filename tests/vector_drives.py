@@ -9,8 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from datfs.drive import DriveTree
-from datfs.vfs import Entry, Kind
+from datfs.vfs import Entry, FileTree, Kind
 
 DRIVES = Path(__file__).parent / "vectors" / "drives"
 SEED = bytes(range(32))
@@ -50,19 +49,20 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
     }
 
 
-async def walk(tree: DriveTree) -> dict[str, Entry]:
-    """Every entry of a version by path, without the root."""
+async def walk(tree: FileTree, top: Entry | None = None) -> dict[str, Entry]:
+    """Every entry of a version by path, without the root; or those below ``top``, by their paths from there."""
     found: dict[str, Entry] = {}
-    pending = [tree.root]
+    pending = [top or tree.root]
+    depth = len(top.path) if top is not None else 0
     while pending:
         for entry in await tree.list(pending.pop()):
-            found["/" + b"/".join(entry.path).decode()] = entry
+            found["/" + b"/".join(entry.path[depth:]).decode()] = entry
             if entry.kind is Kind.DIRECTORY:
                 pending.append(entry)
     return found
 
 
-async def read(tree: DriveTree, entry: Entry, step: int = 1 << 20) -> bytes:
+async def read(tree: FileTree, entry: Entry, step: int = 1 << 20) -> bytes:
     """All bytes of a file."""
     file = await tree.open(entry)
     try:

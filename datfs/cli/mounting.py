@@ -103,6 +103,9 @@ def mount(
     """Mount a drive on DIRECTORY.
 
     Returns when the mount answers; it lives on in the background until `datfs umount DIRECTORY`.
+
+    All versions are in the directory .dat of its root, which is not listed: .dat/versions/N, .dat/at/2020-01-31,
+    .dat/latest, .dat/history/PATH. What of a file is here is told by the extended attributes user.dat.*.
     """
     check_fuse()
     mount_options = _with_long_options(
