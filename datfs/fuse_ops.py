@@ -272,8 +272,10 @@ class Operations(pyfuse3.Operations):
             for depth in range(len(path)):
                 number = directories.get(path[:depth])
                 if number is not None:
-                    names.add((number, path[depth]))
                     touched.add(number)
+                    # Forgetting the name of a directory makes the kernel forget all that is below.
+                    if path[: depth + 1] not in update.lasting:
+                        names.add((number, path[depth]))
         return names, touched
 
     def close(self) -> None:

@@ -89,6 +89,7 @@ class TimeTravel:
         self._past = past or _Past(shown.drive, None)
         self._top: Path = (*shown.root.path, HIDDEN)
         self._depth = len(self._top)
+        self._lasting = frozenset({self._top, *((*self._top, section) for section in SECTIONS)})
         self._latest = Graft(self._head, (*self._top, LATEST), PAST)
 
     # -- FileTree
@@ -155,7 +156,7 @@ class TimeTravel:
             newer = TimeTravel(current._shown if pinned else update.tree, update.tree, current._past)
             changed = None if update.changed is None else current._changes(update.changed, newer, pinned)
             current = newer
-            await deliver(Update(newer, changed))
+            await deliver(Update(newer, changed, newer._lasting))
 
         await self._past.drive.follow(self._head, pass_on)
 

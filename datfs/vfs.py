@@ -10,7 +10,7 @@ Names are ``bytes``: what the kernel gives and takes, never decoded on the way.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,10 +56,14 @@ class TreeStats:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A newer version of a tree. ``changed``: the paths that differ; None if that is not known."""
+    """A newer version of a tree. ``changed``: the paths that differ; None if that is not known.
+
+    ``lasting``: directories above changed paths that are there before and after; of others that is not known.
+    """
 
     tree: FileTree
     changed: Sequence[tuple[bytes, ...]] | None
+    lasting: Collection[tuple[bytes, ...]] = frozenset()
 
 
 class TreeFile(Protocol):

@@ -410,6 +410,15 @@ async def test_a_newer_version_tells_which_names_to_forget(ops: Operations) -> N
     assert (await ops.lookup(d, b"new", CTX)).st_ino
 
 
+async def test_directories_that_last_are_not_forgotten(ops: Operations) -> None:
+    """Their attributes are asked for again, but not their names, with which the kernel would forget all below."""
+    d = await inode_of(ops, "d")
+    newer = MemoryTree({"d/new": b"x"})
+    names, directories = ops.replace(Update(newer, [(b"d", b"new")], {(b"d",)}))
+    assert names == {(d, b"new")}
+    assert directories == {1, d}
+
+
 async def test_an_unknown_difference_forgets_all_directories(ops: Operations, tree: MemoryTree) -> None:
     """When what changed is not known, every directory that the kernel knows is asked for again."""
     d, e = await inode_of(ops, "d"), await inode_of(ops, "d/e")
