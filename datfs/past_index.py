@@ -1,7 +1,7 @@
 """When each version of a drive was made, and which versions changed which path.
 
 Nothing in a drive leads from a path to its older versions, or from a date to a version, so all metadata are read once,
-in order, and go on being read as the drive grows. About 300 bytes of memory for each change.
+in order, and go on being read as the drive grows. Memory: about 330 bytes for each name, 20 for each change of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ READ_AT_ONCE = 256  # chunks decoded before other tasks get their turn
 AHEAD_MS = 24 * 3600 * 1000  # how far in the future an entry may claim to be made
 
 
+NOTHING: dict[bytes, Changes] = {}  # below files, which are most; never changed
+
+
 class Changes:
     """What happened at one path.
 
@@ -33,7 +36,7 @@ class Changes:
     def __init__(self) -> None:
         self.newest = 0
         self.versions = array("q")  # ascending
-        self.below: dict[bytes, Changes] = {}
+        self.below: dict[bytes, Changes] = NOTHING
 
     def __contains__(self, version: int) -> bool:
         place = bisect_left(self.versions, version)
@@ -77,7 +80,12 @@ class PastIndex:
         for component in record.path:
             if not valid_component(component):
                 return
-            changes = changes.below.setdefault(component, Changes())
+            if changes.below is NOTHING:
+                changes.below = {}
+            found = changes.below.get(component)
+            if found is None:
+                found = changes.below[component] = Changes()
+            changes = found
             changes.newest = seq
         changes.versions.append(seq)
 
