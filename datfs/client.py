@@ -116,6 +116,15 @@ class OpenDrive:
         """Will be flushed and closed with the rest."""
         self._registers.append(register)
 
+    def facts(self) -> dict[bytes, bytes]:
+        """Extended attributes of the root: what a person or a test may want to know of the drive as a whole."""
+        swarm = self.swarm
+        return {
+            b"user.dat.newest_version": str(self.drive.version).encode(),
+            b"user.dat.peers": str(len(swarm.sessions) if swarm is not None else 0).encode(),
+            b"user.dat.bytes_received": str(swarm.bytes_in if swarm is not None else 0).encode(),
+        }
+
     async def flush(self) -> None:
         """Makes everything that is here durable; the waits for the disk happen in a thread. Raises OSError."""
         for register in self._registers:
@@ -182,7 +191,7 @@ async def open_drive(
     options = options or Options()
     place = target_of(target) if isinstance(target, str) else target
     if isinstance(place, NamedLink):
-        place = await _resolve(place, options, notice)
+        place = await resolve_name(place, options, notice)
     with ExitStack() as stack:
         listeners = await _listeners(options, notice)
         for listener in listeners:
@@ -208,7 +217,7 @@ async def open_drive(
             raise failed
 
 
-async def _resolve(named: NamedLink, options: Options, notice: Notice) -> Link:
+async def resolve_name(named: NamedLink, options: Options, notice: Notice) -> Link:
     """The link that a name stands for, asked for or remembered. Raises BadLink, NoPeers, TimedOut."""
     cache = NameCache((options.cache_dir or default_cache_dir()) / "names.json")
     try:

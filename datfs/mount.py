@@ -1,4 +1,6 @@
-"""A mounted drive, from opening it to the last flush: joins the client and FUSE, signals, and the order of the end.
+"""A mounted drive, or directory of all drives, from opening to the last flush.
+
+Joins the client and FUSE, signals, and the order of the end.
 
 The only module that knows both :mod:`datfs.client` and :mod:`datfs.fuse_mount`.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +20,16 @@ import trio
 from datfs import local_sockets, mountpoints
 from datfs.activity import FileActivity
 from datfs.client import Notice, OpenDrive, Options, open_drive
+from datfs.drive_root import DriveRoot, RootTree
 from datfs.errors import MountError, NotADirectory, TimedOut
 from datfs.link import Link
 from datfs.metadata import path_of
 from datfs.mount_options import MountOptions
 from datfs.net.discovery.names import NamedLink
 from datfs.status import status
+from datfs.store import cached_keys, default_cache_dir
 from datfs.time_travel import with_past
-from datfs.vfs import Kind
+from datfs.vfs import FileTree, Kind, Update
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +66,6 @@ async def run(
     ``ready`` is called when the mount answers. Raises MountError, and as :func:`datfs.client.open_drive` does.
     """
     check_fuse()
-    from datfs.fuse_mount import serve  # needs pyfuse3, an extra
-
     async with open_drive(target, options, notice=notice) as opened:
         if opened.store.folder is not None:
             mountpoints.refuse_inside(str(opened.store.folder), mountpoint, "the folder of the drive's chunks")
@@ -78,32 +80,22 @@ async def run(
                     tree = tree.rooted_at(root)
         except trio.TooSlowError:
             raise TimedOut(f"the drive's newest entry did not come within {options.timeout:g} s") from None
-        tree.root_facts = lambda: _facts(opened)
-        stop = trio.Event()
+        tree.root_facts = opened.facts
         shown = await with_past(opened.drive, tree)
         pinned = wanted is not None or pin
         follows = opened.swarm is not None and not opened.store.read_only
-        failed: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            # Before anything is mounted: a signal that came earlier would leave a dead mount.
-            await nursery.start(_signals, opened, stop)
-            try:
-                await serve(
-                    shown,
-                    mountpoint,
-                    options=mount_options,
-                    timeout=options.timeout,
-                    ready=lambda: ready(opened),
-                    stop=stop,
-                    before_unmount=opened.shut_down,
-                    follow=partial(shown.follow, pinned=pinned) if follows else None,
-                    began=partial(_offer_status, opened, mountpoint),
-                )
-            except Exception as error:
-                failed = error  # raised again outside, so that it does not come wrapped in a group
-            nursery.cancel_scope.cancel()
-        if failed is not None:
-            raise failed
+        await _serve(
+            shown,
+            mountpoint,
+            options,
+            mount_options,
+            ready=lambda: ready(opened),
+            on_signal=opened.drive.close,
+            status_of=lambda: status(opened.drive, opened.swarm, opened.store) | opened.local.activity(),
+            began=partial(_offer_status, opened, mountpoint),
+            before_unmount=opened.shut_down,
+            follow=partial(shown.follow, pinned=pinned) if follows else None,
+        )
 
 
 class Serving(Protocol):
@@ -152,23 +144,92 @@ def _file_activity(file: FileActivity) -> dict[str, Any]:
     }
 
 
-async def _signals(opened: OpenDrive, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+async def run_root(
+    mountpoint: str,
+    options: Options,
+    mount_options: MountOptions,
+    *,
+    idle: float,
+    ready: Callable[[], None],
+) -> None:
+    """Mounts a directory of all drives, each opened when it is walked into; otherwise as :func:`run`.
+
+    ``idle``: seconds after which a drive that nobody uses is closed.
+    """
+    check_fuse()
+    cache_dir = options.cache_dir or default_cache_dir()
+    if not options.memory:
+        mountpoints.refuse_inside(str(cache_dir), mountpoint, "the folder of the drives' chunks")
+    drives = DriveRoot(options, idle=idle, known_keys=partial(cached_keys, cache_dir))
+    async with drives.running():
+        await _serve(
+            RootTree(drives),
+            mountpoint,
+            options,
+            mount_options,
+            ready=ready,
+            on_signal=drives.let_readers_go,
+            status_of=drives.status,
+            before_unmount=drives.shut_down,
+            follow=drives.follow,
+        )
+
+
+async def _serve(
+    tree: FileTree,
+    mountpoint: str,
+    options: Options,
+    mount_options: MountOptions,
+    *,
+    ready: Callable[[], None],
+    on_signal: Callable[[], None],
+    status_of: Callable[[], dict[str, Any]],
+    before_unmount: Callable[[], Awaitable[None]],
+    follow: Callable[[Callable[[Update], Awaitable[None]]], Awaitable[None]] | None,
+    began: Callable[[Serving, tuple[int, int]], None] | None = None,
+) -> None:
+    """Serves until unmounted or a signal comes; ``on_signal`` lets readers go before anything is cancelled.
+
+    ``status_of``: what SIGUSR1 writes to the log.
+    """
+    from datfs.fuse_mount import serve  # needs pyfuse3, an extra
+
+    stop = trio.Event()
+    failed: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        # Before anything is mounted: a signal that came earlier would leave a dead mount.
+        await nursery.start(_signals, on_signal, status_of, stop)
+        try:
+            await serve(
+                tree,
+                mountpoint,
+                options=mount_options,
+                timeout=options.timeout,
+                ready=ready,
+                stop=stop,
+                before_unmount=before_unmount,
+                follow=follow,
+                began=began,
+            )
+        except Exception as error:
+            failed = error  # raised again outside, so that it does not come wrapped in a group
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+async def _signals(
+    on_signal: Callable[[], None],
+    status_of: Callable[[], dict[str, Any]],
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGUSR1:
-                facts = status(opened.drive, opened.swarm, opened.store) | opened.local.activity()
-                log.warning("status: %s", json.dumps(facts))
+                log.warning("status: %s", json.dumps(status_of()))
                 continue
-            opened.drive.close()  # readers that wait are answered before anything is cancelled
+            on_signal()  # readers that wait are answered before anything is cancelled
             stop.set()
-
-
-def _facts(opened: OpenDrive) -> dict[bytes, bytes]:
-    """Extended attributes of the root: what a person or a test may want to know of the mount."""
-    drive, swarm = opened.drive, opened.swarm
-    return {
-        b"user.dat.newest_version": str(drive.version).encode(),
-        b"user.dat.peers": str(len(swarm.sessions) if swarm is not None else 0).encode(),
-        b"user.dat.bytes_received": str(swarm.bytes_in if swarm is not None else 0).encode(),
-    }

@@ -69,6 +69,17 @@ def cache_folder(key: bytes, cache_dir: Path) -> Path:
     return cache_dir / discovery_key(key).hex()
 
 
+def cached_keys(cache_dir: Path) -> list[bytes]:
+    """The keys of the drives that are cached; what cannot be read is left out."""
+    keys = []
+    for folder in cache_dir.glob("[0-9a-f]*"):
+        with contextlib.suppress(OSError):
+            key = (folder / "metadata.key").read_bytes()
+            if cache_folder(key, cache_dir) == folder:
+                keys.append(key)
+    return keys
+
+
 @contextlib.contextmanager
 def cache_store(key: bytes, cache_dir: Path) -> Iterator[Store]:
     """The cache folder of a drive, made if need be, owned until the context ends.

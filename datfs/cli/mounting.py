@@ -1,13 +1,14 @@
-"""``datfs mount`` and ``datfs umount``."""
+"""``datfs mount``, ``datfs automount`` and ``datfs umount``."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 import trio
@@ -20,14 +21,16 @@ from datfs.client import OpenDrive, Options
 from datfs.daemon import run_in_background
 from datfs.errors import DatfsError
 from datfs.link import Link
-from datfs.mount import check_fuse, run
+from datfs.mount import check_fuse, run, run_root
 from datfs.mount_options import MountOptions, parse_options
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
 from datfs.text import show_size
 
 DEFAULT_READ_AHEAD_KB = 1024
+DEFAULT_IDLE = 5.0  # minutes
 STATUS_INTERVAL = 1.0
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _mount_options(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> MountOptions:
@@ -52,51 +55,74 @@ def _with_long_options(
         raise click.UsageError(str(error)) from None
 
 
+def mounting_options(command: F) -> F:
+    """Adds the options that every mount has."""
+    number = click.IntRange(0, 2**32 - 2)
+    for option in reversed(
+        (
+            click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and show what goes on."),
+            click.option(
+                "-o",
+                "mount_options",
+                multiple=True,
+                callback=_mount_options,
+                metavar="OPTIONS",
+                help="allow_other, allow_root, auto_unmount, noexec, noatime, noxattrs, uid=, gid=, umask=, fsname=,"
+                " read_ahead_kb=.",
+            ),
+            click.option(
+                "--allow-other", is_flag=True, help="Let other users see the mount, too, as permissions allow."
+            ),
+            click.option("--uid", metavar="UID", type=number, help="Who owns every file; default: you."),
+            click.option("--gid", metavar="GID", type=number, help="The group of every file; default: yours."),
+            click.option(
+                "--umask", metavar="OCTAL", help="Permission bits taken away from every file and folder, such as 027."
+            ),
+            click.option(
+                "--no-xattrs", is_flag=True, help="Hide the extended attributes user.dat.* that tell what is here."
+            ),
+            click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers."),
+            click.option(
+                "--log",
+                "log_path",
+                type=click.Path(path_type=Path),
+                help="Append messages of the background process here.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+idle_option = click.option(
+    "--idle",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_IDLE,
+    show_default=True,
+    metavar="MINUTES",
+    help="When a drive below a root that nobody uses is closed.",
+)
+
+
 @click.command()
-@click.argument("link", type=TargetType(named=True))
-@click.argument("directory", type=click.Path())
-@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and show what goes on.")
+@click.argument("link", type=TargetType(named=True), required=False, metavar="LINK")
+@click.argument("directory", type=click.Path(), required=False, metavar="DIRECTORY")
 @click.option(
-    "-o",
-    "mount_options",
-    multiple=True,
-    callback=_mount_options,
-    metavar="OPTIONS",
-    help="allow_other, allow_root, auto_unmount, noexec, noatime, noxattrs, uid=, gid=, umask=, fsname=,"
-    " read_ahead_kb=.",
+    "--root", metavar="DIR", type=click.Path(), help="Instead of one drive mount all on DIR: see datfs automount."
 )
-@click.option("--allow-other", is_flag=True, help="Let other users see the mount, too, as permissions allow.")
-@click.option("--uid", metavar="UID", type=click.IntRange(0, 2**32 - 2), help="Who owns every file; default: you.")
-@click.option(
-    "--gid", metavar="GID", type=click.IntRange(0, 2**32 - 2), help="The group of every file; default: yours."
-)
-@click.option("--umask", metavar="OCTAL", help="Permission bits taken away from every file and folder, such as 027.")
-@click.option("--no-xattrs", is_flag=True, help="Hide the extended attributes user.dat.* that tell what is here.")
+@idle_option
+@mounting_options
 @click.option("--pin-version", is_flag=True, help="Go on showing the version that is the newest now.")
-@click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers.")
-@click.option(
-    "--log",
-    "log_path",
-    type=click.Path(path_type=Path),
-    help="Append messages of the background process here.",
-)
 @listen_options
 @drive_options
 def mount(
-    link: Link | NamedLink | Path,
-    directory: str,
+    link: Link | NamedLink | Path | None,
+    directory: str | None,
+    root: str | None,
+    idle: float,
     foreground: bool,
-    mount_options: MountOptions,
-    allow_other: bool,
-    uid: int | None,
-    gid: int | None,
-    umask: str | None,
-    no_xattrs: bool,
-    pin_version: bool,
-    no_upload: bool,
-    listen: ListenAt | None,
-    no_listen: bool,
     log_path: Path | None,
+    pin_version: bool,
     version: int | None,
     **rest: Any,
 ) -> None:
@@ -108,23 +134,111 @@ def mount(
     .dat/latest, .dat/history/PATH. What of a file is here is told by the extended attributes user.dat.*.
     """
     check_fuse()
+    if root is not None:
+        if link is not None or pin_version or version is not None:
+            raise click.UsageError("--root DIR shows all drives: it takes no LINK and no version")
+        _mount_root(root, idle, foreground, log_path, rest)
+    missing = "link" if link is None else "directory"
+    if link is None or directory is None:
+        context = click.get_current_context()
+        parameters = {parameter.name: parameter for parameter in context.command.params}
+        raise click.MissingParameter(ctx=context, param=parameters[missing])
+    directory, options, mount_options = _prepared(directory, folder=isinstance(link, Path), **rest)
+    target = link.absolute() if isinstance(link, Path) else link
+    _start(partial(_serve, target, directory, options, mount_options, version, pin_version), foreground, log_path)
+
+
+@click.command()
+@click.argument("directory", type=click.Path())
+@idle_option
+@mounting_options
+@listen_options
+@drive_options
+def automount(
+    directory: str, idle: float, foreground: bool, log_path: Path | None, version: int | None, **rest: Any
+) -> None:
+    """Mount all drives on DIRECTORY: DIRECTORY/KEY and DIRECTORY/NAME open when somebody walks into them.
+
+    KEY is 64 hex digits, NAME such as example.org, each perhaps with +VERSION behind it. DIRECTORY lists the drives in
+    use; those that nobody uses for some time go. The same as `datfs mount --root DIRECTORY`.
+    """
+    check_fuse()
+    if version is not None:
+        raise click.UsageError("all drives are shown, each at its newest version: walk into DIRECTORY/KEY+VERSION")
+    _mount_root(directory, idle, foreground, log_path, rest)
+
+
+def _prepared(
+    directory: str,
+    *,
+    mount_options: MountOptions,
+    allow_other: bool,
+    uid: int | None,
+    gid: int | None,
+    umask: str | None,
+    no_xattrs: bool,
+    no_upload: bool,
+    listen: ListenAt | None,
+    no_listen: bool,
+    folder: bool,
+    **rest: Any,
+) -> tuple[str, Options, MountOptions]:
+    """What the options say, with every path made whole: the background process leaves this folder.
+
+    ``folder``: whether a folder of this machine is mounted.
+    """
     mount_options = _with_long_options(
         mount_options, allow_other=allow_other, no_xattrs=no_xattrs, uid=uid, gid=gid, umask=umask
     )
-    # The background process leaves this folder, so every path is made whole first.
-    directory = os.path.abspath(directory)
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
+    directory = os.path.abspath(directory)
     options = make_options(upload=not no_upload, share_locked=True, **rest)
     # Nobody would find us without discovery, and a folder of this machine is published by `datfs share` only.
-    usual = ListenAt(needed=False) if options.ways.names and not isinstance(link, Path) else None
+    usual = ListenAt(needed=False) if options.ways.names and not folder else None
     options = listening(options, listen, no_listen, usual=usual)
-    target = link.absolute() if isinstance(link, Path) else link
     mountpoints.prepare(directory)
-    serve = partial(_serve, target, directory, options, mount_options, version, pin_version)
+    return directory, options, mount_options
+
+
+def _start(serve: Callable[[Callable[[], None] | None], int], foreground: bool, log_path: Path | None) -> NoReturn:
     if foreground:
         sys.exit(serve(None))
     sys.exit(run_in_background(serve, log_path=str(log_path.absolute()) if log_path is not None else None))
+
+
+def _mount_root(directory: str, idle: float, foreground: bool, log_path: Path | None, rest: dict[str, Any]) -> NoReturn:
+    directory, options, mount_options = _prepared(directory, folder=False, **rest)
+    # A drive for which there is no port left is shown all the same.
+    listen = replace(options.listen, needed=False) if isinstance(options.listen, ListenAt) else None
+    options = replace(options, listen=listen)
+    _start(partial(_serve_root, directory, options, mount_options, 60 * idle), foreground, log_path)
+
+
+def _serve_root(
+    directory: str,
+    options: Options,
+    mount_options: MountOptions,
+    idle: float,
+    detached: Callable[[], None] | None,
+) -> int:
+    """Runs a mount of all drives to its end; as :func:`_serve`."""
+
+    def ready() -> None:
+        readiness.ready(f"all drives on {directory}")
+        if detached is not None:
+            detached()
+        else:
+            notice(f"mounted all drives on {directory}; stop with Ctrl-C or: datfs umount {directory}")
+
+    try:
+        trio.run(partial(run_root, directory, options, mount_options, idle=idle, ready=ready))
+    except (DatfsError, OSError) as error:
+        print(f"datfs: {explain(error)}", file=sys.stderr)
+        return exit_code(error)
+    finally:
+        readiness.stopping()
+    return 0
 
 
 def _serve(
@@ -199,4 +313,4 @@ def umount(directory: str) -> None:
         notice(f"{directory} was in use; {way.value}")
 
 
-COMMANDS = (mount, umount)
+COMMANDS = (mount, automount, umount)
