@@ -231,8 +231,12 @@ class DriveRoot:
 
     def stats(self) -> TreeStats:
         """The sum over all open drives."""
-        found = {view.drive.link.key: view.tree.stats() for view in self._views.values()}
-        return TreeStats(sum(one.bytes for one in found.values()), sum(one.entries for one in found.values()))
+        total = TreeStats(0, 0)
+        for drive in self._drives.values():
+            found = [view.tree.stats() for view in drive.views.values()]
+            most = max(found, key=lambda one: one.entries, default=TreeStats(0, 0))  # of its versions that are shown
+            total = TreeStats(total.bytes + most.bytes, total.entries + most.entries)
+        return total
 
     def facts(self) -> Facts:
         """What is told of the root."""
