@@ -140,15 +140,20 @@ class DriveRoot:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Drives can be opened while this context lasts; at its end all are closed."""
+        failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._close_idle)
             try:
                 yield
+            except Exception as error:
+                failed = error  # raised outside, so that it does not come wrapped in a group
             finally:
                 with trio.CancelScope(shield=True):
                     await self.shut_down()
                 nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
     def let_readers_go(self) -> None:
         """Readers that wait get Closed, and nothing is opened any more."""

@@ -17,7 +17,7 @@ from datfs.client import Notice, OpenDrive, Options
 from datfs.crypto import key_pair
 from datfs.drive import Drive
 from datfs.drive_root import FAILURE_KEPT, DriveRoot, RootTree
-from datfs.errors import BadLink, Closed, IsADirectory, NoPeers, NotFound
+from datfs.errors import BadLink, Closed, IsADirectory, MountError, NoPeers, NotFound
 from datfs.inodes import InodeTable
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
@@ -388,6 +388,21 @@ async def test_opened_again_while_it_is_being_closed(autojump_clock: trio.testin
         view.drive.close.set()
         assert await names(tree, await find(tree, key)) == ["a"]
         assert (len(world.opened), len(world.closed)) == (2, 1)
+
+
+async def test_errors_come_out_as_they_are() -> None:
+    """What goes wrong beside the drives, such as mounting, is raised bare, after all are closed."""
+    world = World()
+    key = world.add(a_drive(1, a=b"one"))
+
+    async def fail() -> None:
+        async with root_of(world) as (tree, _):
+            await find(tree, key)
+            raise MountError("no such place")
+
+    with pytest.raises(MountError, match="no such place"):
+        await fail()
+    assert len(world.closed) == 1
 
 
 async def test_shutting_down(autojump_clock: trio.testing.MockClock) -> None:
