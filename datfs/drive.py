@@ -336,10 +336,13 @@ class DriveTree:
         return OpenFile(content, stat, show_path(entry.path), ensure=ensure)
 
     async def stat_of(self, entry: Entry) -> Stat:
-        """The drive's own record of a file that :meth:`lookup` or :meth:`list` gave."""
-        seq = _seq_of(entry)
-        await self.drive.metadata.ensure((seq,))
-        stat = self.drive.record(seq).stat
+        """The drive's own record of a file, which another tree of it may have given."""
+        await self.drive.metadata.ensure((_seq_of(entry),))
+        return self.known_stat(entry)
+
+    def known_stat(self, entry: Entry) -> Stat:
+        """The drive's own record of a file that :meth:`lookup` or :meth:`list` gave. Raises BadMetadata."""
+        stat = self.drive.record(_seq_of(entry)).stat
         if stat is None:
             raise BadMetadata(f"{show_path(entry.path)}: its entry does not decode")
         return stat

@@ -15,6 +15,7 @@ import contextlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -38,15 +39,16 @@ ASKED_KEPT = 10_000  # names that may come to mean something else, and that the 
 EXTENSION_MOST = 16  # bytes
 PAST = "past"  # the tag of all grafts here: a file that two versions have in common has one inode in both
 
+T = TypeVar("T")
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 
 
 class _Past:
     """What all versions of a :class:`TimeTravel` have in common."""
 
-    def __init__(self, drive: Drive, index: PastIndex | None) -> None:
+    def __init__(self, drive: Drive) -> None:
         self.drive = drive
-        self.index = index or PastIndex(drive.metadata)
+        self.index = PastIndex(drive.metadata)
         self._trees: OrderedDict[int, DriveTree] = OrderedDict()
         # Names that were asked for and may get another meaning with the next version: those of versions that are
         # not there yet, and dates up to which the newest version is the newest.
@@ -70,11 +72,11 @@ class _Past:
         return self._trees.get(version)
 
 
-def remember(names: dict[int, None] | dict[bytes, None], name: int | bytes) -> None:
+def remember(names: dict[T, None], name: T) -> None:
     """Keeps a name, and forgets the oldest if there are too many."""
-    names[name] = None  # type: ignore[index]
+    names[name] = None
     if len(names) > ASKED_KEPT:
-        del names[next(iter(names))]  # type: ignore[arg-type]
+        del names[next(iter(names))]
 
 
 class TimeTravel:
@@ -86,7 +88,7 @@ class TimeTravel:
     def __init__(self, shown: DriveTree, head: DriveTree | None = None, past: _Past | None = None) -> None:
         self._shown = shown
         self._head = head or shown
-        self._past = past or _Past(shown.drive, None)
+        self._past = past or _Past(shown.drive)
         self._top: Path = (*shown.root.path, HIDDEN)
         self._depth = len(self._top)
         self._lasting = frozenset({self._top, *((*self._top, section) for section in SECTIONS)})

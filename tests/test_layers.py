@@ -26,6 +26,7 @@ PURE = {
     "datfs.index_lists",
     "datfs.link",
     "datfs.metadata",
+    "datfs.near",
     "datfs.net.address_book",
     "datfs.net.address_states",
     "datfs.net.cipher",
@@ -52,7 +53,17 @@ SYNCHRONOUS = {"datfs.register", "datfs.storage", "datfs.store", "datfs.working_
 MAY_MOUNT = {"datfs.fuse_mount", "datfs.fuse_ops", "datfs.mount"}
 """The only ones that know pyfuse3: everything else works where it cannot be built."""
 
-WITHOUT_NETWORK = {"datfs.drive", "datfs.sparse", "datfs.register", "datfs.open_file", "datfs.fuse_ops"}
+WITHOUT_NETWORK = {
+    "datfs.drive",
+    "datfs.fuse_ops",
+    "datfs.grafts",
+    "datfs.holdings",
+    "datfs.open_file",
+    "datfs.past_index",
+    "datfs.register",
+    "datfs.sparse",
+    "datfs.time_travel",
+}
 """They say what they want; others fetch it."""
 
 MAKES_KEYS = "datfs.crypto"
@@ -158,6 +169,7 @@ def test_the_file_system_knows_the_seam_only() -> None:
     """Operations speak with vfs, so that another format of drives can stand behind it."""
     assert "datfs.vfs" in inside("datfs.fuse_ops")
     assert not inside("datfs.fuse_ops") & {"datfs.drive", "datfs.sparse", "datfs.register", "datfs.client"}
+    assert inside("datfs.grafts") == {"datfs.vfs"}
 
 
 def test_errors_import_nothing() -> None:

@@ -42,11 +42,11 @@ def _share(entry: Entry, here: dict[str, Any]) -> str:
     return f"{min(99, max(1, 100 * held // of))}%" if held else "0%"
 
 
-async def _here(at: View, entry: Entry) -> dict[str, Any]:
+def _here(at: View, entry: Entry) -> dict[str, Any]:
     """What of a file is here; nothing for a directory."""
     if entry.kind is Kind.DIRECTORY:
         return {}
-    stat = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
+    stat = at.tree.known_stat(entry)
     content = at.opened.drive.content
     assert content is not None
     return {
@@ -86,8 +86,8 @@ def ls(
     """List directories of a drive."""
     options = make_options(share_locked=True, **rest)
 
-    async def emit(at: View, entry: Entry, name: bytes) -> None:
-        here = await _here(at, entry) if as_json or long_ else {}
+    def emit(at: View, entry: Entry, name: bytes) -> None:
+        here = _here(at, entry) if as_json or long_ else {}
         if as_json:
             print_json(entry_facts(entry) | here)
         else:
@@ -105,7 +105,7 @@ def ls(
                 write_name(b"/" + b"/".join(entry.path), after=":")
             first = False
             for child in children:
-                await emit(at, child, child.name)
+                emit(at, child, child.name)
             if recursive:
                 pending += [child for child in reversed(children) if child.kind is Kind.DIRECTORY]
 
@@ -115,7 +115,7 @@ def ls(
             files = [entry for entry in entries if entry.kind is Kind.FILE]
             directories = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
             for entry in files:
-                await emit(at, entry, b"/" + b"/".join(entry.path))
+                emit(at, entry, b"/" + b"/".join(entry.path))
             if files and directories and not as_json:
                 print()
             await show_directories(at, directories, len(entries) > 1 or recursive)
@@ -169,19 +169,18 @@ def stat(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
     """Tell all that is known of paths, down to the chunks."""
     options = make_options(share_locked=True, **rest)
 
-    async def facts(at: View, entry: Entry) -> dict[str, Any]:
+    def facts(at: View, entry: Entry) -> dict[str, Any]:
         result = entry_facts(entry)
         if entry.kind is Kind.FILE:
-            record = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
-            result |= await _here(at, entry)
-            result |= {"byte_offset": record.byte_offset, "ctime": entry.ctime_ns / 1e9}
+            result |= _here(at, entry)
+            result |= {"byte_offset": at.tree.known_stat(entry).byte_offset, "ctime": entry.ctime_ns / 1e9}
         return result
 
     async def run() -> None:
         async with view(link, options, version) as at:
             for one in at.paths(path):
                 entry = await _find(at, one)
-                known = await facts(at, entry)
+                known = facts(at, entry)
                 if as_json:
                     print_json(known)
                     continue
@@ -349,7 +348,7 @@ async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:
             total["directories"] += 1
             open_entries += await _list(at, entry)
             continue
-        stat = await at.wait(show_path(entry.path), at.tree.stat_of(entry))
+        stat = at.tree.known_stat(entry)
         total["files"] += 1
         total["size"] += entry.size
         total["chunks"] += stat.blocks
