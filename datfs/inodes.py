@@ -3,10 +3,10 @@
 Owns the two maps number -> entry and entry -> number and how often the kernel was told each of them. Knows no
 attributes, no handles and no FUSE library.
 
-A number means one thing for the life of the mount: one content of one path for files, one path for
-directories. It is given once and never again, so the generation of the protocol stays 0 and pages the kernel
-keeps can never belong to something else. An open file keeps its own object, not a number, so a number may go
-while a handle is still open.
+A number means one thing for the life of the mount: one content for files, which a tree may show at several paths (its
+old versions), one path for directories. It is given once and never again, so the generation of the protocol stays 0 and
+pages the kernel keeps can never belong to something else. An open file keeps its own object, not a number, so a number
+may go while a handle is still open.
 """
 
 from __future__ import annotations

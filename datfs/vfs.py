@@ -28,8 +28,8 @@ class Entry:
 
     ``path``: components from the root, none of them empty, ``.``, ``..``, or holding ``/`` or NUL.
     ``size``: bytes, 0 for directories. ``permissions``: the low nine mode bits. Times in nanoseconds since 1970.
-    ``identity``: equal for two entries exactly if they are the same path with the same content for ever, so an
-    inode number can be kept for it.
+    ``identity``: equal for two files only if they have the same content for ever; they share an inode, and a tree takes
+    either for the other. Those of one path with different content differ.
     """
 
     path: tuple[bytes, ...]
