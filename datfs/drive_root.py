@@ -29,9 +29,10 @@ from datfs.errors import BadLink, Closed, DatfsError, IsADirectory, NotFound
 from datfs.grafts import Graft, Path, directory
 from datfs.holdings import Facts
 from datfs.link import Link, parse_key
+from datfs.local_service import Place, serve_status
 from datfs.near import MISTAKES_MOST, nearest
 from datfs.net.discovery.names import NamedLink, parse_named_link
-from datfs.status import PROTOCOL, status
+from datfs.status import ASK, PROTOCOL, answer_to, status
 from datfs.text import show
 from datfs.time_travel import TimeTravel, with_past
 from datfs.vfs import Entry, Kind, TreeFile, TreeStats, Update
@@ -108,7 +109,7 @@ class DriveRoot:
     """The drives in use. ``idle``: seconds after which one that nobody uses is closed.
 
     ``known_keys``: keys that were seen before, of which a mistyped one may be. ``opener``, ``resolve``: how to open a
-    drive, and to learn the key of a name.
+    drive, and to learn the key of a name. ``activity``: what programs do just now, as members of the status.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class DriveRoot:
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self.started = time.time_ns()
+        self.activity: Callable[[], dict[str, Any]] = dict
 
     # -- life
 
@@ -251,12 +253,27 @@ class DriveRoot:
 
     def status(self) -> dict[str, Any]:
         """What is told of it to programs of this machine (docs/json.md)."""
+        drives = [drive.opened for drive in self._drives.values() if drive.opened is not None]
         return {
             "protocol": PROTOCOL,
             "pid": os.getpid(),
-            "drives": [_status_of(drive.opened) for drive in self._drives.values() if drive.opened is not None],
+            "drives": [status(one.drive, one.swarm, one.store) for one in drives],
             "problem": self._problem or None,
-        }
+        } | self.activity()
+
+    def offer_status(self, place: Place) -> None:
+        """Answers the questions of other programs of this machine at a place, while :meth:`running`."""
+        assert self._nursery is not None
+        self._nursery.start_soon(serve_status, place, self._answer)
+
+    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked.get(ASK) == "status":
+            return self.status()
+        for drive in self._drives.values():
+            if drive.opened is not None and asked.get("key") == drive.link.key.hex():
+                one = drive.opened
+                return answer_to(asked, one.drive, one.swarm, one.store, self.activity())
+        raise NotFound("no drive with this key is open here")
 
     async def view(self, name: bytes) -> _View:
         """What stands under a name; it is opened if need be.
@@ -437,10 +454,6 @@ class _UsedFile:
         if drive is not None:
             self._file.close()
             drive.release()
-
-
-def _status_of(opened: OpenDrive) -> dict[str, Any]:
-    return status(opened.drive, opened.swarm, opened.store) | opened.local.activity()
 
 
 def may_be_key(text: str) -> bool:

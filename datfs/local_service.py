@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ SECONDS = 5.0  # for a question, and for an answer to be taken
 AT_ONCE = 16  # questions; what is beyond waits
 
 Place = tuple[Path, str]
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
 
@@ -98,19 +100,45 @@ class LocalService:
         await self._swarm.serve(stream, "a program of this machine", limited=False)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
-        async with stream, self._busy:
-            with trio.move_on_after(SECONDS), contextlib.suppress(trio.BrokenResourceError, OSError):
-                question = await _line(stream)
-                await stream.send_all(json.dumps(self._reply(question)).encode() + b"\n")
+        await _answer(self._reply, self._busy, stream)
 
-    def _reply(self, question: bytes) -> dict[str, Any]:
-        try:
-            asked = json.loads(question)
-            if not isinstance(asked, dict) or asked.get("protocol") != PROTOCOL:
-                return {"error": f"expected an object with protocol {PROTOCOL}"}
-            return answer_to(asked, self._drive, self._swarm, self._store, self.activity())
-        except (ValueError, DatfsError) as error:
-            return {"error": str(error)}
+    def _reply(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return answer_to(asked, self._drive, self._swarm, self._store, self.activity())
+
+
+async def serve_status(place: Place, answer: Answer) -> None:
+    """Answers questions at a place in a folder of ours until cancelled; returns if that cannot be done.
+
+    ``answer``: raises DatfsError for a question that has none.
+    """
+    try:
+        local_sockets.make_private(place[0])
+        listener = local_sockets.listen(*place)
+    except OSError as error:
+        log.info("no status at %s: %s", place[0] / place[1], error)
+        return
+    try:
+        await trio.serve_listeners(partial(_answer, answer, trio.CapacityLimiter(AT_ONCE)), [listener])
+    finally:
+        listener.socket.close()
+        local_sockets.remove(*place)
+
+
+async def _answer(answer: Answer, busy: trio.CapacityLimiter, stream: trio.SocketStream) -> None:
+    async with stream, busy:
+        with trio.move_on_after(SECONDS), contextlib.suppress(trio.BrokenResourceError, OSError):
+            question = await _line(stream)
+            await stream.send_all(json.dumps(_reply(answer, question)).encode() + b"\n")
+
+
+def _reply(answer: Answer, question: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(question)
+        if not isinstance(asked, dict) or asked.get("protocol") != PROTOCOL:
+            return {"error": f"expected an object with protocol {PROTOCOL}"}
+        return answer(asked)
+    except (ValueError, DatfsError) as error:
+        return {"error": str(error)}
 
 
 async def ask(place: Place, what: str, **more: Any) -> dict[str, Any]:

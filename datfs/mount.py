@@ -116,7 +116,7 @@ class Serving(Protocol):
         ...
 
 
-def _offer_status(opened: OpenDrive, mountpoint: str, operations: Serving, device: tuple[int, int]) -> None:
+def _offer_status(opened: OpenDrive | DriveRoot, mountpoint: str, operations: Serving, device: tuple[int, int]) -> None:
     """Lets `datfs status` and `datfs why` ask about the mount, by its device and by the drive."""
     point = mountpoints.resolve(mountpoint)
 
@@ -129,8 +129,9 @@ def _offer_status(opened: OpenDrive, mountpoint: str, operations: Serving, devic
             "files": [_file_activity(file) for file in files],
         }
 
-    opened.local.activity = activity
-    opened.local.offer_status(local_sockets.mount_socket(device))
+    offering = opened.local if isinstance(opened, OpenDrive) else opened
+    offering.activity = activity
+    offering.offer_status(local_sockets.mount_socket(device))
 
 
 def _file_activity(file: FileActivity) -> dict[str, Any]:
@@ -170,6 +171,7 @@ async def run_root(
             ready=ready,
             on_signal=drives.let_readers_go,
             status_of=drives.status,
+            began=partial(_offer_status, drives, mountpoint),
             before_unmount=drives.shut_down,
             follow=drives.follow,
         )
@@ -186,7 +188,7 @@ async def _serve(
     status_of: Callable[[], dict[str, Any]],
     before_unmount: Callable[[], Awaitable[None]],
     follow: Callable[[Callable[[Update], Awaitable[None]]], Awaitable[None]] | None,
-    began: Callable[[Serving, tuple[int, int]], None] | None = None,
+    began: Callable[[Serving, tuple[int, int]], None],
 ) -> None:
     """Serves until unmounted or a signal comes; ``on_signal`` lets readers go before anything is cancelled.
 

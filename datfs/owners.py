@@ -80,8 +80,15 @@ async def all_statuses(cache_dir: Path) -> list[dict[str, Any]]:
             nursery.start_soon(one, number)
     for answer in found:
         if answer is not None and "pid" in answer:
-            answers.setdefault((answer["pid"], answer["link"]), answer)
+            for drive in drives_of(answer):
+                answers.setdefault((drive["pid"], drive["link"]), drive)
     return list(answers.values())
+
+
+def drives_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The statuses of the drives in an answer, which is one, or that of a mount of all drives."""
+    drives: list[dict[str, Any]] = answer.get("drives", [answer])
+    return drives
 
 
 async def all_mounts() -> list[MountFacts]:

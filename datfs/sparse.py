@@ -376,6 +376,10 @@ class SparseRegister:
         """Whether a chunk that a reader waits for has not been asked for yet."""
         return bool(self._open[Urgency.NOW])
 
+    def is_needed(self, index: int) -> bool:
+        """Whether a reader needs the chunk now, though he may wait for another one first."""
+        return index in self._levels[Urgency.NOW]
+
     def is_waited_for(self, index: int) -> bool:
         """Whether a reader waits for the chunk now."""
         return index in self._waiters

@@ -120,7 +120,7 @@ def why(drive: Drive, swarm: Swarm | None, first: int, stop: int) -> dict[str, A
         "protocol": PROTOCOL,
         "chunks": stop - first,
         "missing": missing,
-        "readers_wait_for": _ranges(index for index in _each(missing) if content.is_waited_for(index)),
+        "readers_wait_for": _ranges(index for index in _each(missing) if content.is_needed(index)),
         "peers": [
             {
                 "address": holder.address,

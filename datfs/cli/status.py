@@ -128,7 +128,7 @@ async def _statuses(target: Link | Path | None, cache_dir: Path) -> list[Facts]:
         return await owners.all_statuses(cache_dir)
     place, link = _place(target, cache_dir)
     try:
-        return [await ask(place, "status")]
+        return owners.drives_of(await ask(place, "status"))
     except owners.FAILURES:
         if link is None:
             raise NotADrive(
@@ -184,9 +184,9 @@ def why(path: Path, as_json: bool) -> None:
         mount = owners.mount_of(path)
         if mount is None:
             raise NotADrive(f"{path} is not on a mount of datfs; datfs mounts lists them")
-        chunks = await _chunks_of(path)
+        key, chunks = await _chunks_of(path)
         try:
-            found = await ask(owners.place_of_mount(mount), "why", chunks=chunks)
+            found = await ask(owners.place_of_mount(mount), "why", chunks=chunks, key=key)
         except owners.FAILURES:
             raise NotADrive(f"the process that serves {mount.point} does not answer: has it ended?") from None
         if "error" in found:
@@ -199,13 +199,14 @@ def why(path: Path, as_json: bool) -> None:
     trio.run(run)
 
 
-async def _chunks_of(path: Path) -> list[int]:
-    """The chunks of a file as its mount tells. Raises NotFound, OSError."""
+async def _chunks_of(path: Path) -> tuple[str, list[int]]:
+    """The drive's key and the chunks of a file as its mount tells. Raises NotFound, OSError."""
 
-    def read() -> list[int]:
+    def read() -> tuple[str, list[int]]:
         try:
             first = int(os.getxattr(path, "user.dat.chunk_first"))
-            return [first, first + int(os.getxattr(path, "user.dat.chunks"))]
+            chunks = [first, first + int(os.getxattr(path, "user.dat.chunks"))]
+            return os.getxattr(path, "user.dat.key").decode(), chunks
         except FileNotFoundError:
             raise NotFound(f"there is no {show(os.fsencode(path))}") from None
         except OSError as error:
@@ -226,7 +227,8 @@ def mounts(as_json: bool) -> None:
 
     for found in trio.run(owners.all_mounts):
         told = found.status or {}
-        peers = [peer for peer in told.get("peers", ()) if peer["connected"] is not None]
+        drives = owners.drives_of(told)
+        peers = [peer for one in drives for peer in one.get("peers", ()) if peer["connected"] is not None]
         if as_json:
             facts = {name: told.get(name) for name in ("link", "version", "pid")}
             place = {"mountpoint": found.mount.point, "state": found.state}
@@ -242,6 +244,8 @@ def _mount_line(point: str, state: str, told: Facts, peers: int) -> str:
         return f"{point}  HUNG: its process does not answer; datfs umount {point}"
     if not told:
         return f"{point}  mounted by another user"
+    if "drives" in told:
+        return f"{point}  all drives, {len(told['drives'])} of them open, {count(peers, 'peer')}, pid {told['pid']}"
     return f"{point}  {told['link']}  version {told['version']}, {count(peers, 'peer')}, pid {told['pid']}"
 
 

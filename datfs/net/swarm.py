@@ -148,7 +148,7 @@ class Swarm:
 
     def held_by_peers(self, register: SparseRegister) -> list[Bitfield]:
         """What each connected peer has told to hold."""
-        return [peer.held for session in self.sessions for peer in session.downloads if peer.register is register]
+        return [holder.held for holder in self.holders(register)]
 
     def all_told(self, register: SparseRegister, stop: int) -> bool:
         """Whether there are peers, each has told what it holds before ``stop``, and no other is about to be one."""

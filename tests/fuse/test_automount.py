@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -16,7 +17,7 @@ import pytest
 
 from datfs import mountpoints
 from tests.growing_drive import growing_drive
-from tests.interop.datfs_side import DATFS, SECONDS, STUCK, Mounted, clear, datfs, wait_until
+from tests.interop.datfs_side import DATFS, SECONDS, STUCK, Mounted, clear, datfs, datfs_json, wait_until
 
 AT_ONCE = 10.0  # of a minute that the reader could wait
 
@@ -109,6 +110,35 @@ def test_names_that_are_no_drives(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught:
             (point / "new").mkdir()
         assert caught.value.errno == errno.EROFS
+
+
+def test_what_other_programs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """status has each open drive once, mounts their number; why answers for a file; SIGUSR1 writes to the log."""
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    point = tmp_path / "point"
+    with (
+        growing_drive(1, "put a.txt one") as first,
+        growing_drive(2, "put a.txt other", "put b.txt more") as second,
+        automounted(point, "--peer", first.address, "--peer", second.address) as mount,
+    ):
+        assert datfs("status", point).stdout == b"no drive is open here\n"
+        keys = [drive.link.removeprefix("dat://") for drive in (first, second)]
+        for key in keys:
+            os.stat(point / key)
+        links = {first.link, second.link}
+        assert {facts["link"] for facts in datfs_json("status", point)} == links
+        everywhere = [facts["link"] for facts in datfs_json("status", "--cache-dir", tmp_path / "cache")]
+        assert sorted(everywhere) == sorted(links)
+        assert f"{point}  all drives, 2 of them open" in datfs("mounts").stdout.decode()
+        (listed,) = [one for one in datfs_json("mounts") if one["mountpoint"] == str(point)]
+        assert (listed["state"], listed["link"], listed["pid"]) == ("alive", None, mount.process.pid)
+        (found,) = datfs_json("why", point / keys[1] / "b.txt")
+        assert found["missing"] == [[1, 2]]
+        assert datfs("why", point / keys[1]).returncode == 3
+        mount.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: "status: {" in mount.stderr() and first.link in mount.stderr(), "the status in the log")
 
 
 def test_idle_drives_go_and_come_back(tmp_path: Path) -> None:
