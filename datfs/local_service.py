@@ -71,15 +71,14 @@ class LocalService:
                 local_sockets.remove(*place)
 
     def offer_status(self, place: Place) -> None:
-        """Answers questions at one more place, in a folder of ours, until the end. Only while :meth:`run` runs."""
-        assert self._nursery is not None
+        """Answers questions at one more place, in a folder of ours, until the end of :meth:`run`, now or soon."""
         try:
             local_sockets.make_private(place[0])
         except OSError as error:
             log.info("no status at %s: %s", place[0] / place[1], error)
             return
         listener = self._listen(place, self._answer)
-        if listener is not None:
+        if listener is not None and self._nursery is not None:
             self._nursery.start_soon(trio.serve_listeners, self._answer, [listener])
 
     def _listen(self, place: Place, handler: Handler) -> trio.SocketListener | None:

@@ -18,12 +18,12 @@ import datfs
 from datfs import local_sockets
 from datfs.client import OpenDrive
 from datfs.errors import NoPeers, TimedOut
-from datfs.local_service import QUESTION_MOST, ask
+from datfs.local_service import QUESTION_MOST, LocalService, ask
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
 from datfs.store import cache_folder
 from datfs.vfs import Kind
 from tests.test_client import LINK, sharing
-from tests.vector_drives import SIMPLE_KEY, read, walk
+from tests.vector_drives import DRIVES, SIMPLE_KEY, read, walk
 
 KEY = bytes.fromhex(SIMPLE_KEY)
 
@@ -237,3 +237,16 @@ async def test_who_asks_nothing_holds_up_nobody(filled: Path) -> None:
         async with await local_sockets.connect(folder, STATUS_NAME), await local_sockets.connect(folder, STATUS_NAME):
             with trio.fail_after(2):
                 assert (await ask((folder, STATUS_NAME), "status"))["version"] == 5
+
+
+async def test_a_status_that_is_offered_before_anything_runs(tmp_path: Path) -> None:
+    """A folder is mounted without a wait in between: it is answered as soon as the service runs."""
+    place = tmp_path / "run", "early.sock"
+    async with datfs.open_drive(DRIVES / "simple") as opened:
+        service = LocalService(opened.drive, None, opened.store)
+        service.offer_status(place)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            assert (await ask(place, "status"))["version"] == 5
+            nursery.cancel_scope.cancel()
+    assert not (place[0] / place[1]).exists()
