@@ -107,6 +107,11 @@ class Bitfield:
         found = self._bits.find(1, first, stop)
         return None if found == -1 else found
 
+    def previous_set(self, stop: int) -> int | None:
+        """The last set bit below ``stop``."""
+        found = self._bits.find(1, 0, min(stop, len(self._bits)), right=True)
+        return None if found == -1 else found
+
     def last_set(self) -> int | None:
         """The highest set bit."""
         found = self._bits.find(1, right=True)
@@ -125,6 +130,13 @@ class Bitfield:
             assert after is not None
             stop = after
             yield first, stop
+
+    def runs_of(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The set bits of ``first .. stop-1`` as ranges, ascending."""
+        while (begin := self.next_set(first, stop)) is not None:
+            end = self.next_clear(begin, stop)
+            first = stop if end is None else end
+            yield begin, first
 
     def to_bytes(self, first: int, stop: int) -> bytes:
         """The bits ``first .. stop-1`` as bytes, padded with clear bits."""

@@ -9,7 +9,7 @@ data (``docs/storage.md``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
 from datfs.storage import OpenStorage, RandomAccess, Syncer
 from datfs.verification import check
 
+BLOCK = 4096  # file systems give space back in blocks of this size
 APPEND_JOIN = 1 << 20  # chunks of a batch are joined into writes of about this many bytes
 
 
@@ -455,27 +456,43 @@ class Register:
         self._data_syncer.written()
 
     def clear(self, first: int, stop: int) -> None:
-        """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError.
+        """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError."""
+        self.clear_ranges([(first, stop)])
+
+    def clear_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """:meth:`clear` for many ranges ``(first, stop)``, with one wait for the disk.
 
         The bits go first, durably: a crash in between leaves space in use, never a hole that looks like data.
         """
         if self.read_only:
             raise ReadOnly("the register was opened read-only")
-        ranges = []
-        at = first
-        while (begin := self._bits.data.next_set(at, stop)) is not None:
-            at = self._bits.data.next_clear(begin, stop) or stop
-            start = self.byte_offset(begin)
-            ranges.append((start, self.byte_offset(at - 1) + self.size_of(at - 1) - start))
-        if not ranges:
+        runs = [run for first, stop in ranges for run in self.data_bits.runs_of(first, stop)]
+        if not runs:
             return
-        self._bits.set_data_range(first, min(stop, len(self._bits.data)), False)
-        self.flush()
-        for start, size in ranges:
-            if start + size >= self._data.size():
-                self._data.truncate(start)
-            else:
-                self._data.punch(start, size)
+        places = [self._bytes_of(first, stop) for first, stop in runs]
+        for first, stop in runs:
+            self._bits.set_data_range(first, stop, False)
+        self._bits.take_away(runs)
+        for (first, stop), (start, end) in zip(runs, places, strict=True):
+            self._give_back(first, stop, start, end)
+
+    def _bytes_of(self, first: int, stop: int) -> tuple[int, int]:
+        return self.byte_offset(first), self.byte_offset(stop - 1) + self.size_of(stop - 1)
+
+    def _give_back(self, first: int, stop: int, start: int, end: int) -> None:
+        """Frees the bytes of a run of chunks that are held no longer, and of blocks that only it kept in use."""
+        if end >= self._data.size():
+            self._data.truncate(start)
+            return
+        bits = self._bits.data
+        low, high = start - start % BLOCK, end + -end % BLOCK
+        if low < start:
+            before = bits.previous_set(first)
+            low = max(low, self._bytes_of(before, before + 1)[1]) if before is not None else low
+        after = bits.next_set(stop, len(bits))
+        if high > end and after is not None:
+            high = min(high, self.byte_offset(after))
+        self._data.punch(low, high - low)
 
     # -- durability
 

@@ -7,7 +7,7 @@ the register decides what reaches the disk in which order (``docs/storage.md``).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
@@ -275,6 +275,10 @@ _NIBBLE = (0, *(1,) * 14, 3)
 _HALF = bytes(_NIBBLE[b >> 4] << 2 | _NIBBLE[b & 15] for b in range(256))
 
 
+def _pages_of(first: int, stop: int) -> range:
+    return range(first // CHUNKS_PER_PAGE, (stop - 1) // CHUNKS_PER_PAGE + 1)
+
+
 class BitfieldFile(SleepFile):
     """The ``bitfield`` file: which chunks and nodes are stored. All bits are in memory.
 
@@ -297,7 +301,10 @@ class BitfieldFile(SleepFile):
         # A last page that is cut off is to be written whole.
         self._dirty = {self.pages - 1} if self.pages > self.entries else set()
         self._changed_groups: set[int] = set()  # groups of 32 chunks whose index bytes are stale
-        self._newest: dict[int, bytes] = {}  # of each page, what the newest snapshot that was not written has
+        # Of each page the newest snapshot that was not written, and what is to be written of it: less, if chunks were
+        # cleared since. Asking memory at the time of writing would not do: the chunk may have come back meanwhile, with
+        # bytes that no sync has covered.
+        self._newest: dict[int, tuple[bytes, bytes]] = {}
         self._failed: list[int] = []  # pages to write again; another thread may append
 
     def _read_pages(self) -> Iterator[bytes]:
@@ -319,7 +326,7 @@ class BitfieldFile(SleepFile):
         if first >= stop:
             return
         self.data.set_range(first, stop, on)
-        for page in range(first // CHUNKS_PER_PAGE, (stop - 1) // CHUNKS_PER_PAGE + 1):
+        for page in _pages_of(first, stop):
             self._touch(page)
         self._changed_groups.update(range(first >> 5, ((stop - 1) >> 5) + 1))
 
@@ -348,7 +355,7 @@ class BitfieldFile(SleepFile):
             self._update_index()
         dirty, self._dirty = sorted(self._dirty), set()
         pages = [(number, self._page(number)) for number in dirty]
-        self._newest.update(pages)
+        self._newest.update((number, (page, page)) for number, page in pages)
         return pages
 
     def redo(self, pages: list[tuple[int, bytes]]) -> None:
@@ -357,19 +364,42 @@ class BitfieldFile(SleepFile):
 
     def write_data_part(self, pages: list[tuple[int, bytes]]) -> None:
         """Writes of the pages that :meth:`write` would write only which chunks are stored. Raises OSError."""
-        for number, page in pages:
-            if self._newest.get(number) is page:
-                self._write(self.offset_of(number), page[:DATA_BYTES])
+        for number, page in self._unwritten(pages):
+            self._write(self.offset_of(number), page[:DATA_BYTES])
 
     def write(self, pages: list[tuple[int, bytes]]) -> None:
         """Writes pages of a snapshot, except those of which there was a newer snapshot meanwhile. Raises OSError.
 
-        An older page over a newer one would bring back chunks that were cleared since.
+        An older page over a newer one would lose bits. Chunks that were cleared since are not brought back.
         """
-        for number, page in pages:
-            if self._newest.get(number) is page:
-                self._write(self.offset_of(number), page)
-                del self._newest[number]
+        for number, page in self._unwritten(pages):
+            self._write(self.offset_of(number), page)
+            del self._newest[number]
+
+    def _unwritten(self, pages: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        newest = self._newest
+        return [(number, newest[number][1]) for number, page in pages if number in newest and newest[number][0] is page]
+
+    def take_away(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Takes the bits of chunks that memory no longer has from the file, durably, and adds none to it.
+
+        So it need not wait for the contents of what was stored since the last flush. Raises OSError.
+        """
+        for number in sorted({n for first, stop in ranges for n in _pages_of(first, stop)}):
+            if number in self._newest:
+                snapshot, page = self._newest[number]
+                self._newest[number] = snapshot, self._still_held(number, page[:DATA_BYTES]) + page[DATA_BYTES:]
+            offset = self.offset_of(number)
+            stored = self.file.read(offset, DATA_BYTES)
+            left = self._still_held(number, stored)
+            if left != stored:
+                self._write(offset, left)
+        self.sync()
+
+    def _still_held(self, number: int, data: bytes) -> bytes:
+        """Of the data bits of a page those that memory has too."""
+        held = self.data.to_bytes(number * CHUNKS_PER_PAGE, number * CHUNKS_PER_PAGE + 8 * len(data))
+        return (int.from_bytes(held, "big") & int.from_bytes(data, "big")).to_bytes(len(data), "big")
 
     def _page(self, number: int) -> bytes:
         data = self.data.to_bytes(number * CHUNKS_PER_PAGE, (number + 1) * CHUNKS_PER_PAGE)

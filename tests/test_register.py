@@ -566,6 +566,17 @@ def test_clear_gives_space_back(tmp_path: Path) -> None:
     assert register.length == 16
 
 
+def test_clear_gives_shared_blocks_back(tmp_path: Path) -> None:
+    """Chunks smaller than a block, cleared one by one in any order, leave nothing of a block behind nor harm others."""
+    register = Register.create(directory_storage(tmp_path), KEYS)
+    values = [bytes([number]) * 1000 for number in range(64)]
+    register.append(values)
+    for number in [*range(1, 63, 2), *range(62, 0, -2)]:
+        register.clear(number, number + 1)
+    assert (register.get(0), register.get(63)) == (values[0], values[63])
+    assert (tmp_path / "data").stat().st_blocks <= 2 * 8
+
+
 def test_clear_what_is_not_held() -> None:
     """Clearing chunks that are not held does nothing, not even a flush."""
     storage = Counting()

@@ -156,3 +156,38 @@ def test_older_bits_never_come_back() -> None:
         found = Register.open(storage_with(contents))
         assert not found.data_bits.any_set(4, 8)
         assert [found.get(index) for index in (3, 8, 11)] == [chunk(3), chunk(8), chunk(11)]
+
+
+def test_a_chunk_that_comes_back_is_not_promised_by_an_older_flush() -> None:
+    """Cleared and stored again while a flush is under way: its bit waits for a sync of the bytes it stands for now."""
+    origin, disk = written(chunks(0, 12)), Disk()
+    copy = copied(origin, range(12), disk)
+    pending = copy.begin_flush()
+    pending.sync()
+    copy.clear(4, 8)
+    fetch(copy, origin, 5)
+    pending.finish()
+    for contents in crash_outcomes(disk):
+        found = Register.open(storage_with(contents))
+        assert found.audit().ok
+        assert found.has(3)
+    copy.flush()
+    for contents in crash_outcomes(disk):
+        assert Register.open(storage_with(contents)).get(5) == chunk(5)
+
+
+def test_clearing_promises_nothing_that_was_not_synced() -> None:
+    """Bits of chunks fetched since the last flush do not reach the disk with those that are taken away."""
+    origin, disk = written(chunks(0, 12)), Disk()
+    copy = copied(origin, range(6), disk)
+    copy.flush()
+    for index in range(6, 12):
+        fetch(copy, origin, index)
+    copy.clear_ranges([(0, 2), (7, 8)])
+    for contents in crash_outcomes(disk):
+        found = Register.open(storage_with(contents))
+        assert found.audit().ok
+        assert [*found.data_bits.runs()] == [(2, 6)]
+    copy.flush()
+    for contents in crash_outcomes(disk):
+        assert [*Register.open(storage_with(contents)).data_bits.runs()] == [(2, 7), (8, 12)]
