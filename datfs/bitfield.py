@@ -71,6 +71,15 @@ class Bitfield:
         part.extend(bitarray(count - len(part)))
         return part
 
+    def without(self, other: Bitfield) -> Bitfield:
+        """A copy that lacks what ``other`` has."""
+        result = Bitfield()
+        result._bits = self._bits.copy()
+        common = min(len(self._bits), len(other._bits))
+        if common:
+            result._bits[:common] &= ~other._bits[:common]
+        return result
+
     def update(self, first: int, data: bytes) -> None:
         """Replaces the bits from ``first`` on by those of ``data``."""
         new = bitarray(endian="big")

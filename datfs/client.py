@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from datfs import local_sockets
+from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
 from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
 from datfs.link import Link, parse_link
@@ -61,6 +62,7 @@ class Options:
     if another process owns the cache, be a peer of it, in memory, instead of raising StoreLocked. ``listen``: where
     peers may call us, or sockets that are open already; they are closed with the drive. None: nowhere. ``ways``: of
     finding peers besides those given. ``up``, ``down``: limits on traffic in bytes per second, at least 1024.
+    ``cache_size``: bytes of disk that all drives in the cache may take; None for no limit.
     """
 
     peers: Sequence[Address] = ()
@@ -74,6 +76,7 @@ class Options:
     ways: Ways = field(default_factory=Ways)
     up: int | None = None
     down: int | None = None
+    cache_size: int | None = None
 
     @property
     def may_find_peers(self) -> bool:
@@ -107,6 +110,7 @@ class OpenDrive:
         self.swarm = swarm
         self.link = link
         self.local = LocalService(drive, swarm, store)
+        self.keeper: CacheKeeper | None = None
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
         self._scope = trio.CancelScope()
@@ -129,7 +133,11 @@ class OpenDrive:
         """Makes everything that is here durable; the waits for the disk happen in a thread. Raises OSError."""
         for register in self._registers:
             pending = register.begin_flush()
-            await trio.to_thread.run_sync(pending.sync)
+            try:
+                await trio.to_thread.run_sync(pending.sync)
+            except trio.Cancelled:
+                pending.abandon()
+                raise
             pending.finish()
 
     async def shut_down(self) -> None:
@@ -162,6 +170,8 @@ class OpenDrive:
                     nursery.start_soon(self.local.run)
                     if not self.store.read_only and self.store.folder is not None:
                         nursery.start_soon(self._flush_now_and_then)
+                    if self.keeper is not None:
+                        nursery.start_soon(self.keeper.run)
                     await trio.sleep_forever()
         finally:
             self._background_ended.set()
@@ -252,6 +262,10 @@ def _open(
     swarm = _swarm_for(store, options, listeners, owner)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
+    keeper = _keeper_for(store, metadata, swarm, options)
+    if keeper is not None:
+        stack.callback(keeper.close)
+        sparse.keeper = keeper
     opened: OpenDrive
 
     def open_content(content_key: bytes) -> SparseRegister:
@@ -263,13 +277,18 @@ def _open(
                 store.open_storage, key=content_key, read_only=store.read_only, prefix=store.content_prefix
             )
         opened.add_register(register)
-        content = SparseRegister(register, source, name="content", trusted=store.working is None)
+        shared = store.cached and store.read_only
+        content = SparseRegister(register, source, name="content", trusted=store.working is None and not shared)
+        content.shared = shared
+        if keeper is not None:
+            keeper.watch(content)
         if swarm is not None:
             swarm.add_register(content)
         return content
 
     link = place if isinstance(place, Link) else Link(metadata.key)
     opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack)
+    opened.keeper = keeper
     if swarm is not None:
         swarm.add_register(sparse)
     return opened
@@ -294,6 +313,17 @@ def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -
             return cache_view(link.key, cache_dir), None
         notice(f"{owner}; fetching into memory instead")
         return memory_store(), None
+
+
+def _keeper_for(store: Store, metadata: Register, swarm: Swarm | None, options: Options) -> CacheKeeper | None:
+    if not store.cached or store.read_only or store.folder is None:
+        return None
+
+    def retract(register: SparseRegister, first: int, length: int) -> None:
+        if swarm is not None and swarm.upload:
+            swarm.retract(register, first, length)
+
+    return CacheKeeper(store.folder, metadata, retract, cache_dir=store.folder.parent, limit=options.cache_size)
 
 
 def _swarm_for(

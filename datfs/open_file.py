@@ -11,18 +11,20 @@ verified tree, and the guess is moved until it fits; what the metadata claims ab
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from itertools import count
 
 from datfs.crypto import leaf_hash
-from datfs.errors import BadMetadata, CorruptStorage
+from datfs.errors import BadMetadata, CorruptStorage, NoPeers
 from datfs.metadata import Stat
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import Keeper, SparseRegister, Urgency
 
 USUAL_CHUNK = 65_536  # what the reference splits files into
 READ_AHEAD_FIRST = 256 * 1024
 READ_AHEAD_MAX = 8 * 1024 * 1024
 SEQUENTIAL_TOLERANCE = 512 * 1024  # the kernel's requests of one stream come out of order by this much
 Ensure = Callable[[Iterable[int]], Awaitable[None]]
+NOTED = 1024 * 1024  # bytes of a file whose use is noted together
 READ_AHEAD_CHUNKS = 512  # bound on what one file wants ahead, however small its chunks are
 
 
@@ -45,6 +47,8 @@ class OpenFile:
         # Bytes lo..hi of the file may be read without further questions. Empty until the first look.
         self._lo = 0
         self._hi = 0
+        self._clears = content.clears  # what is present was looked up when so much had been cleared
+        self._noted = (0, 0, -1)  # bytes whose use was noted, and when
         self._next = 0  # where a sequential reader would go on
         self._run = 0  # bytes read in a row so far
         self._ahead: list[int] = []
@@ -64,8 +68,15 @@ class OpenFile:
             end = self._stat.size
             if offset >= end:
                 return b""
+        if self._clears != self._content.clears:
+            self._look_again()
         if offset < self._lo or end > self._hi:
             return None
+        keeper = self._content.keeper
+        if keeper is not None:
+            first, last, tick = self._noted
+            if offset < first or end > last or tick != keeper.tick:
+                self._note(offset, end, keeper)
         return self._register.read(self._base + offset, end - offset)
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -95,6 +106,10 @@ class OpenFile:
             stop += 1
         if not self._content.trusted:
             return self._read_hashed(chunk, stop, offset, end)
+        if self._content.keeper is not None:
+            self._content.keeper.used(self._content, chunk, stop)
+        if not self._content.has_range(chunk, stop):  # some were cleared while we waited for others
+            return await self._read_in_turn(chunk, stop, offset, end)
         self._widen(start, stop, reached)
         return self._register.read(self._base + offset, end - offset)
 
@@ -102,6 +117,15 @@ class OpenFile:
         """Takes back what was wanted ahead."""
         self._content.drop(self._ahead, Urgency.SOON)
         self._ahead = []
+
+    async def _read_in_turn(self, first: int, stop: int, offset: int, end: int) -> bytes:
+        """Takes the bytes of each chunk as soon as it is here: the cache may have no room for all of them at once."""
+        start = self._register.byte_offset(first) - self._base
+        pieces = []
+        for chunk in range(first, stop):
+            await self._fetch(chunk, chunk + 1)
+            pieces.append(self._register.get(chunk))
+        return b"".join(pieces)[offset - start : end - start]
 
     # -- finding chunks
 
@@ -181,7 +205,7 @@ class OpenFile:
         register = self._register
         window = 0
         if self._run > end - offset:
-            window = min(max(READ_AHEAD_FIRST, self._run), READ_AHEAD_MAX)
+            window = min(max(READ_AHEAD_FIRST, self._run), READ_AHEAD_MAX, self._content.read_ahead_most)
         ahead: list[int] = []
         if window and self._hi < self._stat.size:
             first = self._guess(end - 1) + 1
@@ -198,6 +222,8 @@ class OpenFile:
 
         While chunks are missing the extent ends where read-ahead wants to be asked again.
         """
+        if self._clears != self._content.clears:
+            self._look_again()
         register = self._register
         limit = min(self._stop, stop + READ_AHEAD_CHUNKS)
         gap = register.data_bits.next_clear(stop, limit)
@@ -216,6 +242,23 @@ class OpenFile:
         window = min(max(READ_AHEAD_FIRST, self._run), READ_AHEAD_MAX)
         self._hi = min(self._hi, max(self._next + window // 2, start))
 
+    def _look_again(self) -> None:
+        """Chunks were cleared: what was present may be a hole by now."""
+        content = self._content
+        self._clears = content.clears
+        self._lo = self._hi = 0
+        if content.trusted and content.has_range(self._first, self._stop):
+            with suppress(BadMetadata):  # then nothing is known to be here, and :meth:`read` says what is wrong
+                self._check_whole()
+                self._hi = self._stat.size
+
+    def _note(self, offset: int, end: int, keeper: Keeper) -> None:
+        """Notes that about these bytes were read: once a second for each :data:`NOTED`, not for each read."""
+        first = offset - offset % NOTED
+        last = min(end + -end % NOTED, self._stat.size)
+        keeper.used(self._content, self._guess(first), self._guess(last - 1) + 1)
+        self._noted = (first, last, keeper.tick)
+
     # -- stores that others may change
 
     def _read_hashed(self, first: int, stop: int, offset: int, end: int) -> bytes:
@@ -223,9 +266,16 @@ class OpenFile:
         register = self._register
         pieces = []
         for chunk in range(first, stop):
-            value = register.get(chunk)
+            try:
+                value = register.get(chunk)
+            except CorruptStorage:
+                if not self._content.shared:
+                    raise
+                value = b""
             node = register.node(2 * chunk)
             if node is None or node.size != len(value) or leaf_hash(value) != node.hash:
+                if self._content.shared:
+                    raise NoPeers(f"{self._shown}: the process that owns the cache has dropped content chunk {chunk}")
                 raise CorruptStorage(
                     f"{self._shown}: the file was changed after it was added to the drive (content chunk {chunk} "
                     "no longer has the signed hash)",

@@ -65,6 +65,20 @@ class ChunkSource(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Who decides whether there is room for a chunk, and remembers when chunks were used."""
+
+    tick: int  # changes about once a second; a use that was noted in this one need not be noted again
+
+    def admit(self, register: SparseRegister, index: int, size: int) -> bool:
+        """Whether a chunk of ``size`` bytes may be stored. May clear others to make room. Raises OSError."""
+        ...
+
+    def used(self, register: SparseRegister, first: int, stop: int) -> None:
+        """Chunks ``first .. stop-1`` were read. Must be quick."""
+        ...
+
+
 class NoSource:
     """The source of a drive that is offline: nothing comes, and readers are told at once."""
 
@@ -171,6 +185,12 @@ class SparseRegister:
         self._closed = False
         self._unstorable: dict[int, Callable[[], Exception]] = {}
         self._store_failed = False
+        self._handed: dict[int, _Waiter] = {}  # stored, but a reader that waited has not had its turn yet
+        self.keeper: Keeper | None = None
+        self.cramped = False  # no room: only what a reader waits for is asked for
+        self.clears = 0  # grows when chunks are cleared: whoever remembers that some are held has to look again
+        self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
+        self.shared = False  # another process owns the store, and may clear chunks while we look at it
 
     # -- what readers call
 
@@ -213,11 +233,15 @@ class SparseRegister:
             waiter = self._waiters[index] = _Waiter()
         waiter.readers += 1
         try:
+            if self.cramped:
+                self.source.wants_changed(self)  # only now the chunk counts as one that a reader waits for
             await waiter.event.wait()
         finally:
             waiter.readers -= 1
-            if not waiter.readers and self._waiters.get(index) is waiter:
-                del self._waiters[index]
+            if not waiter.readers:
+                for waiters in (self._waiters, self._handed):
+                    if waiters.get(index) is waiter:
+                        del waiters[index]
         if waiter.error is not None:
             raise waiter.error()
 
@@ -354,9 +378,10 @@ class SparseRegister:
         if limit <= 0:
             return chosen
         # After a failed write nothing is fetched ahead until one succeeds.
-        for is_open in self._open[:1] if self._store_failed else self._open:
+        cramped = self.cramped
+        for is_open in self._open[:1] if self._store_failed or cramped else self._open:
             for index in is_open:
-                if held.get(index):
+                if held.get(index) and (not cramped or index in self._waiters):
                     chosen.append(index)
                     if len(chosen) == limit:
                         break
@@ -411,6 +436,9 @@ class SparseRegister:
         the readers of the chunk get the OSError or CorruptStorage, nobody else.
         """
         try:
+            if value is not None and self.keeper is not None and not self.keeper.admit(self, index, len(value)):
+                self._no_room(index)
+                return False
             grew = self.register.put(index, value, nodes, signature)
         except (OSError, CorruptStorage) as error:
             self._store_refused(index, _same(error))
@@ -434,7 +462,38 @@ class SparseRegister:
     def _wake(self, index: int) -> None:
         waiter = self._waiters.pop(index, None)
         if waiter is not None:
+            self._handed[index] = waiter
             waiter.event.set()
+
+    def _no_room(self, index: int) -> None:
+        self.cramped = True
+        self._in_flight.discard(index)
+        self._settle(index)
+
+    def room_again(self) -> None:
+        """There is room for chunks that nobody waits for."""
+        if self.cramped:
+            self.cramped = False
+            self.source.wants_changed(self)
+
+    def is_needed(self, index: int) -> bool:
+        """Whether a reader waits for the chunk, or is about to read it: it must not be cleared now."""
+        return index in self._waiters or index in self._handed
+
+    def clear_ranges(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Forgets chunks (:meth:`Register.clear_ranges`); readers that want one of them have it fetched again.
+
+        What is wanted ahead only is not: it would be fetched and cleared in turns. Raises OSError.
+        """
+        self.clears += 1
+        try:
+            self.register.clear_ranges(ranges)
+        finally:
+            wanted, is_open = self._levels[Urgency.NOW], self._open[Urgency.NOW]
+            again = [index for index in wanted if any(first <= index < stop for first, stop in ranges)]
+            is_open.update((index, None) for index in again if self._may_be_asked(index))
+        if again:
+            self.source.wants_changed(self)
 
     def _store_refused(self, index: int, make_error: Callable[[], Exception]) -> None:
         self._store_failed = True

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ from datfs.storage import OpenStorage, RandomAccess, directory_storage, memory_s
 
 LOCK_NAME = "lock"
 PEERS_NAME = "peers.json"  # addresses that worked; datfs.net.discovery.remembered owns what is in it
+BRIEFLY = "briefly"
+BRIEF_SECONDS = 2.0  # for so long a process that took the lock for a moment only is waited for
+LOOK_SECONDS = 0.05
+BRIEF_PAUSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +111,41 @@ def cache_view(key: bytes, cache_dir: Path) -> Store:
     )
 
 
-def _own(folder: Path) -> int:
+@contextlib.contextmanager
+def owned_briefly(folder: Path) -> Iterator[None]:
+    """Owns a folder of the cache that is there, for a moment: who wants to open it meanwhile waits that long.
+
+    Raises StoreLocked if another process owns it, OSError.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    fd = _own(folder, BRIEFLY)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def owner_of(folder: Path) -> int | None:
+    """The process that owns a folder of the cache, 0 if it does not say which it is; None if nobody does."""
+    try:
+        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        words = os.pread(fd, 32, 0).decode("ascii", "replace").split()
+        return int(words[0]) if words and words[0].isdecimal() else 0
+    finally:
+        os.close(fd)
+    return None
+
+
+def _own(folder: Path, how: str = "") -> int:
     """Makes the folder and takes its lock; returns the lock's file descriptor. Raises StoreLocked, OSError."""
     path = folder / LOCK_NAME
+    started = time.monotonic()
     while True:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -119,7 +156,7 @@ def _own(folder: Path) -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(fd), os.stat(path)):
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                os.pwrite(fd, f"{os.getpid()} {how}".rstrip().encode() + b"\n", 0)
                 return fd
             os.close(fd)  # the lock of a folder that is gone
         except OSError as error:
@@ -127,7 +164,12 @@ def _own(folder: Path) -> int:
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            pid = int(owner) if owner.isdecimal() else 0
+            number, _, manner = owner.partition(" ")
+            # Whoever looks whether it is owned has it for an instant too.
+            if time.monotonic() < started + (BRIEF_SECONDS if manner == BRIEFLY else LOOK_SECONDS):
+                time.sleep(BRIEF_PAUSE)
+                continue
+            pid = int(number) if number.isdecimal() else 0
             raise StoreLocked(
                 f"the cache of this drive ({folder}) is in use by process {pid or '(unknown)'}: "
                 "use --memory, or another --cache-dir",
@@ -139,6 +181,8 @@ def _forget_if_empty(folder: Path) -> None:
     """Leaves nothing of a drive that nobody had, or of a key with a typing mistake in it."""
     if any((folder / f"{name}.data").exists() for name in ("metadata", "content")):
         return
+    for name in ("uses", "uses.new", "grant", "pins.json.new"):
+        (folder / name).unlink(missing_ok=True)
     for name in ("metadata", "content"):
         for part in ("key", "tree", "signatures", "bitfield"):
             (folder / f"{name}.{part}").unlink(missing_ok=True)
