@@ -182,6 +182,7 @@ def listening(options: Options, listen: ListenAt | None, no_listen: bool, *, usu
     return replace(options, listen=listen or usual)
 
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON objects, one a line (docs/json.md).")
 
 
