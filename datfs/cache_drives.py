@@ -43,7 +43,7 @@ class DriveFacts:
     """What is known of a drive in the cache without opening it.
 
     ``key``: None if the folder does not say. ``owner``: the process that has it open, 0 if it does not say which it is,
-    None if none has. ``last_used``: seconds since 1970. ``space``: bytes of disk, of which ``files_space`` are chunks of
+    None if none has. ``last_used``: seconds since 1970. ``space``: bytes of disk, ``files_space`` those of chunks of
     files. ``title``, ``version``: None if they are not known. ``own``: we can write it. ``error``: what cannot be read.
     """
 
@@ -167,8 +167,9 @@ def runs_of(indices: Iterable[int]) -> list[tuple[int, int]]:
 def prune_store(folder: Path, need: int, older_than: int = NEVER) -> tuple[int, int]:
     """Gives up chunks of files of a store, those used longest ago first, until ``need`` bytes are free.
 
-    ``older_than``: microseconds; chunks used later stay. Returns what came free, and when the oldest of what could still
-    be given up was used (:data:`NEVER` if there is none). Raises StoreLocked if a process has it open, BadStore, OSError.
+    ``older_than``: microseconds; chunks used later stay. Returns what came free, and when the oldest of what could
+    still be given up was used (:data:`NEVER` if there is none). Raises StoreLocked if a process has it open,
+    BadStore, OSError.
     """
     with owned_briefly(folder):
         if is_own(folder):
@@ -220,7 +221,7 @@ class IdleDrives:
         return min(((when, folder) for folder, when in self._oldest.items()), default=(NEVER, None))
 
     def free(self, need: int, older_than: int = NEVER) -> int:
-        """Gives up what was used longest ago, before ``older_than``, until ``need`` bytes are free; returns how many are."""
+        """Gives up what was used longest ago, before ``older_than``, until ``need`` bytes are free; returns how many."""
         freed = 0
         while freed < need:
             when, folder = self.oldest()
@@ -248,8 +249,8 @@ class IdleDrives:
 def remove(folder: Path, *, force: bool = False) -> int:
     """Removes a drive from the cache; returns the bytes that come free.
 
-    Raises StoreLocked while a process has it open, DatfsError if it is pinned or can be written from here; with ``force``
-    pins and owners are overlooked: who has it open goes on with what was there. Raises OSError.
+    Raises StoreLocked while a process has it open, DatfsError if it is pinned or can be written from here; with
+    ``force`` pins and owners are overlooked: who has it open goes on with what was there. Raises OSError.
     """
     if is_own(folder):
         raise DatfsError(f"the secret key of this drive is in {folder}: remove the folder yourself if you mean it")

@@ -1,13 +1,13 @@
 """Keeping a cache below its limit while drives are read: whether a chunk may be stored, and which ones go for it.
 
-:class:`CacheKeeper` is the :class:`datfs.sparse.Keeper` of one open drive. It notes when chunks are used, limit or not, so
-that ``datfs cache prune`` and later mounts know what is old. With a limit it makes room *before* a chunk is stored: first by
-a greater grant (:mod:`datfs.room`), then by giving up what was used longest ago, of this drive or of one that nobody has
-open. A chunk for which there is no room even so is stored only if a reader waits for it, and is the next to go: so the
-limit is passed by one chunk for each reader at most.
+:class:`CacheKeeper` is the :class:`datfs.sparse.Keeper` of one open drive. It notes when chunks are used, limit or
+not, so that ``datfs cache prune`` and later mounts know what is old. With a limit it makes room *before* a chunk is
+stored: first by a greater grant (:mod:`datfs.room`), then by giving up what was used longest ago, of this drive or of
+one that nobody has open. A chunk for which there is no room even so is stored only if a reader waits for it, and is
+the next to go: so the limit is passed by one chunk for each reader at most.
 
-Everything happens in one thread and without waiting but for the disk; :meth:`CacheKeeper.run` does the slow things, once a
-second.
+Everything happens in one thread and without waiting but for the disk; :meth:`CacheKeeper.run` does the slow things,
+once a second.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ class CacheKeeper:
         self._next: tuple[int, int] | None = None
         self._said = False
         self._passed = trio.Event()  # the limit is passed, for a chunk that a reader waits for
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes of disk that the cache may take, None for no limit."""
+        return self._room.limit if self._room is not None else None
 
     def watch(self, content: SparseRegister) -> None:
         """The drive's content is open: from now on its uses are noted, and its chunks can be given up."""
@@ -134,7 +139,7 @@ class CacheKeeper:
         fits = self._used + need <= room.granted - self._slack
         if not fits and not self._said:
             log.warning(
-                "the cache is full (--cache-size %s), and nothing in it can be given up: chunks are fetched and not kept",
+                "the cache is full (--cache-size %s) of what cannot be given up: chunks are fetched and not kept",
                 show_size(room.limit),
             )
             self._said = True
@@ -154,7 +159,7 @@ class CacheKeeper:
                 yield time, index
 
     def _peek(self, *, go_on: bool = False) -> tuple[int, int] | None:
-        """The next chunk to go; None if none may. ``go_on``: of those known to be old only, which were looked at before."""
+        """The next chunk to go; None if none may. ``go_on``: only of those looked at before."""
         content = self._content
         if content is None or self._everything_is_pinned():
             return None
@@ -234,10 +239,11 @@ class CacheKeeper:
             self._idle.forget()
         self.come_down()
         room, content = self._room, self._content
-        if room is not None and content is not None and content.cramped:
-            if room.ask(self._used + BLOCK + self._slack):
-                self._said = False
-                content.room_again()
+        if room is None or content is None or not content.cramped:
+            return
+        if room.ask(self._used + BLOCK + self._slack):
+            self._said = False
+            content.room_again()
 
     def come_down(self) -> None:
         """Gives up what is over the limit, or too much as others lack room. Raises OSError."""

@@ -1,10 +1,10 @@
 """How much of a cache folder's limit each process may fill: no daemon, no message, and never too much together.
 
 Every process that fills a drive's store under a limit has a *grant*, the most that this store may use, in the file
-:data:`GRANT_NAME` of the store's folder, locked as long as the process lives. A grant is only raised under the one lock of
-the cache folder, after adding up all others: of stores that are being filled the greater of grant and use, of all else what it
-uses. So the sum never passes the limit, however many processes there are, as long as all of them are given one. What a
-process without a limit fetches is counted only when the next grant is asked for.
+:data:`GRANT_NAME` of the store's folder, locked as long as the process lives. A grant is only raised under the one
+lock of the cache folder, after adding up all others: of stores that are being filled the greater of grant and use, of
+all else what it uses. So the sum never passes the limit, however many processes there are, as long as all of them are
+given one. What a process without a limit fetches is counted only when the next grant is asked for.
 
 Space is what ``du`` counts: allocated blocks, not lengths, for chunks lie in files with holes.
 """
@@ -99,7 +99,7 @@ class SharedRoom:
         os.close(self._lock)
 
     def ask(self, needed: int) -> bool:
-        """Raises the grant to ``needed`` bytes, and a step more if there is room. False if it stays below ``needed``."""
+        """Raises the grant to ``needed`` bytes, and a step more if there is room. False if it stays below."""
         with self._alone() as alone:
             if not alone:
                 return self.granted >= needed
@@ -113,7 +113,8 @@ class SharedRoom:
         return self.granted >= needed
 
     def settle(self, used: int) -> int:
-        """Gives back what is granted and not needed; returns what the store should come down to, as others have too little.
+        """Gives back what is granted and not needed; returns what the store should come down to, as others have too
+        little.
 
         That is an equal share; ``used`` if nobody lacks anything.
         """

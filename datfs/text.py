@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -31,3 +32,15 @@ def show_size(size: int) -> str:
         if value < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} PiB"
+
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes as people write them: ``512``, ``64K``, ``1.5G``, ``10 GiB``; units of 1024. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or len(text) > 40:
+        raise ValueError(f"{text!r} is not a size: expected a number of bytes, or one with K, M, G or T, as in 10G")
+    return int(float(match[1]) * 1024 ** _UNITS[match[2].upper()])

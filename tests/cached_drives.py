@@ -1,4 +1,4 @@
-"""Drives whose copies lie in a cache folder under a limit, filled by a source that brings chunks late and out of order."""
+"""Copies of drives in a cache folder under a limit, filled by a source that brings chunks late and out of order."""
 
 from __future__ import annotations
 
@@ -164,4 +164,3 @@ def noise(size: int, seed: int) -> bytes:
 def contents(sizes: Mapping[str, int]) -> dict[str, bytes]:
     """Files of these sizes."""
     return {path: noise(size, number) for number, (path, size) in enumerate(sizes.items())}
-

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from datfs import pins
 from datfs.bitfield import Bitfield
 from datfs.chunk_uses import ChunkUses
+from datfs.open_file import OpenFile
 from datfs.store import cache_folder
 from datfs.writer import DriveWriter
 from tests.cached_drives import CachedDrive, cached_drive, contents, space_in
@@ -42,7 +43,7 @@ async def base_of(writer: DriveWriter) -> int:
 
 async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     """Of files that do not fit together, the one that was read longest ago goes, not the one that came first."""
-    writer, files = drive_with({name: CHUNK for name in "abcd"})
+    writer, files = drive_with(dict.fromkeys("abcd", CHUNK))
     limit = await base_of(writer) + 3 * CHUNK + UNWRITTEN
     async with cached_drive(writer, tmp_path, limit) as at:
         for name in "abca":
@@ -56,7 +57,7 @@ async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
 
 async def test_uses_outlive_the_process(tmp_path: Path) -> None:
     """A later process gives up first what an earlier one used longest ago."""
-    writer, files = drive_with({name: CHUNK for name in "abcd"})
+    writer, files = drive_with(dict.fromkeys("abcd", CHUNK))
     limit = await base_of(writer) + 3 * CHUNK + UNWRITTEN
     async with cached_drive(writer, tmp_path, None) as at:
         for name in "abc":
@@ -77,10 +78,9 @@ async def test_a_dropped_chunk_of_an_open_file_is_fetched_again(tmp_path: Path) 
     async with cached_drive(writer, tmp_path, limit) as at:
         await at.read("a")
         file = await at.open("a")
-        assert file.complete
         assert file.read_nowait(0, CHUNK) == files["a"][:CHUNK]
         await at.read("b")
-        assert not file.complete
+        assert not await at.held("a")
         assert file.read_nowait(0, CHUNK) is None
         for offset in range(0, 4 * CHUNK, 5000):
             found = file.read_nowait(offset, 5000)
@@ -128,7 +128,7 @@ async def test_pins_stay(tmp_path: Path) -> None:
 
 async def test_a_pin_is_for_later_versions_too(tmp_path: Path) -> None:
     """What a newer version has at a pinned path stays as well."""
-    writer, files = drive_with({"a": CHUNK, "b": CHUNK})
+    writer, _ = drive_with({"a": CHUNK, "b": CHUNK})
     async with cached_drive(writer, tmp_path, None) as at:
         pins.save(cache_folder(writer.metadata.key, tmp_path), [(b"a",)])
         await at.read("a")
@@ -232,7 +232,7 @@ class World:
         self.cache_dir = cache_dir
         self.bound = bound
         self.drives: list[tuple[CachedDrive, dict[str, bytes]]] = []
-        self.open = {}  # type: ignore[var-annotated]
+        self.open: dict[tuple[int, str], OpenFile] = {}
 
     async def check(self, number: int, name: str, offset: int, length: int, keep: bool = False) -> None:
         """Reads, and compares with the model."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, checking, debug, diagnosis, manual, mounting, sharing, status, units
+from datfs.cli import browse, cache, checking, debug, diagnosis, manual, mounting, sharing, status, units
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -46,6 +46,7 @@ for command in (
     *mounting.COMMANDS,
     *browse.COMMANDS,
     *sharing.COMMANDS,
+    *cache.COMMANDS,
     *checking.COMMANDS,
     *debug.COMMANDS,
     *manual.COMMANDS,

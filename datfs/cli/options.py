@@ -28,7 +28,7 @@ from datfs.net.discovery.ways import Ways, default_ways, parse_ways
 from datfs.net.listening import ListenAt, parse_listen
 from datfs.net.rate_limit import RATE_LEAST
 from datfs.net.transport import DEFAULT_PORT, Address, parse_address
-from datfs.text import show
+from datfs.text import parse_size, show
 
 QUIET = 0.3  # seconds of waiting that nobody needs to be told of
 T = TypeVar("T")
@@ -87,6 +87,21 @@ class ListenType(click.ParamType[ListenAt]):
             self.fail(str(error), param, ctx)
 
 
+class SizeType(click.ParamType[int]):
+    """Bytes, as ``512``, ``64K``, ``10G``; units of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error if it is none."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class TargetType(click.ParamType[Link | NamedLink | Path]):
     """A LINK argument: dat link, key, or folder; with ``named`` also a dat link with a name instead of a key."""
 
@@ -129,6 +144,14 @@ def drive_options(command: F) -> F:
                 help="A node of the DHT to begin with, instead of the usual ones; may be repeated.",
             ),
             click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep what was fetched."),
+            click.option(
+                "--cache-size",
+                type=SizeType(),
+                envvar="DATFS_CACHE_SIZE",
+                metavar="SIZE",
+                help="The most that all drives in the cache may take, as in 10G; chunks of files that were not used for"
+                " the longest time go first. Default: no limit.",
+            ),
             click.option("--memory", is_flag=True, help="Keep what was fetched in memory only."),
             click.option("--offline", is_flag=True, help="Use no network; what is here is all there is."),
             click.option(
@@ -190,6 +213,7 @@ def make_options(
     *,
     peers: tuple[Address, ...],
     cache_dir: Path | None,
+    cache_size: int | None,
     memory: bool,
     offline: bool,
     timeout: float,
@@ -206,7 +230,16 @@ def make_options(
     usual = () if peers or offline else default_ways()
     names = usual if discovery is None else parse_ways(discovery)
     ways = Ways(names, dns_servers, dht_bootstrap)
-    return Options(peers=peers, cache_dir=cache_dir, memory=memory, offline=offline, timeout=timeout, ways=ways, **more)
+    return Options(
+        peers=peers,
+        cache_dir=cache_dir,
+        cache_size=cache_size,
+        memory=memory,
+        offline=offline,
+        timeout=timeout,
+        ways=ways,
+        **more,
+    )
 
 
 def absolute_target(target: Target) -> Target:
