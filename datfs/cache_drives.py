@@ -221,7 +221,7 @@ class IdleDrives:
         return min(((when, folder) for folder, when in self._oldest.items()), default=(NEVER, None))
 
     def free(self, need: int, older_than: int = NEVER) -> int:
-        """Gives up what was used longest ago, before ``older_than``, until ``need`` bytes are free; returns how many."""
+        """Gives up what was used longest ago, before ``older_than``, until ``need`` bytes are free; says how many"""
         freed = 0
         while freed < need:
             when, folder = self.oldest()

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from datfs import local_sockets
+from datfs.budget import Budget
 from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
 from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
@@ -63,6 +64,7 @@ class Options:
     peers may call us, or sockets that are open already; they are closed with the drive. None: nowhere. ``ways``: of
     finding peers besides those given. ``up``, ``down``: limits on traffic in bytes per second, at least 1024.
     ``cache_size``: bytes of disk that all drives in the cache may take; None for no limit.
+    ``budget``: of bytes that may be fetched from peers, by all drives that have the same one; None for no such limit.
     """
 
     peers: Sequence[Address] = ()
@@ -77,6 +79,7 @@ class Options:
     up: int | None = None
     down: int | None = None
     cache_size: int | None = None
+    budget: Budget | None = None
 
     @property
     def may_find_peers(self) -> bool:
@@ -111,6 +114,7 @@ class OpenDrive:
         self.link = link
         self.local = LocalService(drive, swarm, store)
         self.keeper: CacheKeeper | None = None
+        self.budget: Budget | None = None
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
         self._scope = trio.CancelScope()
@@ -123,11 +127,14 @@ class OpenDrive:
     def facts(self) -> dict[bytes, bytes]:
         """Extended attributes of the root: what a person or a test may want to know of the drive as a whole."""
         swarm = self.swarm
-        return {
+        facts = {
             b"user.dat.newest_version": str(self.drive.version).encode(),
             b"user.dat.peers": str(len(swarm.sessions) if swarm is not None else 0).encode(),
             b"user.dat.bytes_received": str(swarm.bytes_in if swarm is not None else 0).encode(),
         }
+        if self.budget is not None:
+            facts[b"user.dat.budget_left"] = str(self.budget.left).encode()
+        return facts
 
     async def flush(self) -> None:
         """Makes everything that is here durable; the waits for the disk happen in a thread. Raises OSError."""
@@ -262,6 +269,9 @@ def _open(
     swarm = _swarm_for(store, options, listeners, owner)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
+    budget = options.budget
+    if budget is not None:
+        sparse.limit_by(budget)
     keeper = _keeper_for(store, metadata, swarm, options)
     if keeper is not None:
         stack.callback(keeper.close)
@@ -282,6 +292,8 @@ def _open(
         content.shared = shared
         if keeper is not None:
             keeper.watch(content)
+        if budget is not None:
+            content.limit_by(budget)
         if swarm is not None:
             swarm.add_register(content)
         return content
@@ -289,6 +301,7 @@ def _open(
     link = place if isinstance(place, Link) else Link(metadata.key)
     opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack)
     opened.keeper = keeper
+    opened.budget = budget
     if swarm is not None:
         swarm.add_register(sparse)
     return opened

@@ -14,6 +14,8 @@
     │  ├─ NoPeers               nobody to ask at all, or offline
     │  ├─ Gone                  nobody who can be asked has it any more
     │  ├─ Busy                  too many reads are waiting already
+    │  ├─ BudgetSpent           as much was fetched as may be
+    │  ├─ CacheFull             the cache's limit leaves no room
     │  └─ Closed                the drive was closed while we waited
     ├─ IntegrityError           our own store or a signed register is wrong
     │  ├─ CorruptStorage
@@ -81,6 +83,14 @@ class Gone(Unavailable):
 
 class Busy(Unavailable):
     """So many reads wait already that this one was refused."""
+
+
+class BudgetSpent(Unavailable):
+    """As much was fetched from peers as may be."""
+
+
+class CacheFull(Unavailable):
+    """The cache's limit leaves no room for what should be fetched."""
 
 
 class Closed(Unavailable):

@@ -21,7 +21,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from datfs import fuse_control, mountpoints
+from datfs import fuse_control, mountpoints, programs
 from datfs.errors import MountError
 from datfs.fuse_ops import MAX_TASKS, Appearance, Operations
 from datfs.mount_options import MountOptions
@@ -68,7 +68,14 @@ async def serve(
     mountpoints.check_device()
     point = mountpoints.prepare(mountpoint)
     look = Appearance(uid=options.uid, gid=options.gid, umask=options.umask)
-    operations = Operations(tree, timeout=timeout, appearance=look, show_facts=options.xattrs)
+    denied = options.deny_programs
+    operations = Operations(
+        tree,
+        timeout=timeout,
+        appearance=look,
+        show_facts=options.xattrs,
+        is_denied=(lambda pid: programs.is_one_of(pid, denied)) if denied else None,
+    )
     mount = _mount(operations, point, options)
     orderly = False
     try:

@@ -60,6 +60,8 @@ ERRNOS: dict[type[BaseException], int] = {
     errors.NoPeers: errno.EHOSTUNREACH,
     errors.Gone: errno.ENODATA,
     errors.Busy: errno.EBUSY,
+    errors.BudgetSpent: errno.EDQUOT,
+    errors.CacheFull: errno.ENOSPC,
     errors.Closed: errno.ECONNABORTED,  # what the kernel itself says then
     errors.IntegrityError: errno.EIO,
     errors.FormatError: errno.EIO,
@@ -167,11 +169,15 @@ class Appearance:
 
 @dataclass(slots=True)
 class _OpenFile:
-    """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start."""
+    """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start.
+
+    ``denied``: nothing is fetched for it.
+    """
 
     file: TreeFile
     entry: Entry
     buffered: bool
+    denied: bool = False
     late: tuple[int, int, float] = (0, 0, 0.0)
     waiting: set[tuple[int, int, float]] = field(default_factory=set)
 
@@ -198,13 +204,20 @@ class Operations(pyfuse3.Operations):
     """Serves ``tree``. ``timeout``: seconds that any request may wait for the tree.
 
     ``show_facts``: tell the tree's facts as extended attributes.
+    ``is_denied``: told a process; if true, nothing is fetched for it: it may open only what is here.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
     def __init__(
-        self, tree: FileTree, *, timeout: float, appearance: Appearance | None = None, show_facts: bool = True
+        self,
+        tree: FileTree,
+        *,
+        timeout: float,
+        appearance: Appearance | None = None,
+        show_facts: bool = True,
+        is_denied: Callable[[int], bool] | None = None,
     ) -> None:
         super().__init__()
         self.inodes = InodeTable(tree.root)
@@ -221,6 +234,7 @@ class Operations(pyfuse3.Operations):
         self._handles = itertools.count(1)
         self._waiting: set[trio.CancelScope] = set()
         self._closed = False
+        self._is_denied = is_denied
         self._reported: set[tuple[str, type[BaseException]]] = set()
 
     @property
@@ -375,9 +389,13 @@ class Operations(pyfuse3.Operations):
             raise errors.ReadOnly("a mounted drive cannot be changed")
         entry = self.inodes.entry(inode)
         file = await self._wait(lambda: self._tree.open(entry), WAITING_ANY)
+        denied = self._is_denied is not None and self._is_denied(ctx.pid)
+        if denied and not file.complete:
+            file.close()
+            raise FUSEError(errno.EACCES)
         buffered = self.buffer_incomplete or file.complete
         handle = next(self._handles)
-        self._files[handle] = _OpenFile(file, entry, buffered)
+        self._files[handle] = _OpenFile(file, entry, buffered, denied)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=buffered)
 
     @_guarded
@@ -390,6 +408,8 @@ class Operations(pyfuse3.Operations):
         return await self._read_missing(opened, off, size)
 
     async def _read_missing(self, opened: _OpenFile, offset: int, size: int) -> bytes:
+        if opened.denied:
+            raise FUSEError(errno.EACCES)  # it was here when it was opened
         end = offset + size
         # An echo may be about a part of the range that is here, and was only asked for together with one that is not.
         now = trio.current_time()

@@ -23,6 +23,7 @@ class MountOptions:
 
     ``read_ahead_kb``: the kernel's read-ahead for the mount in KiB, None to leave it (needs root).
     ``xattrs``: show what is here as extended attributes. ``flags``: options handed to libfuse as they are.
+    ``deny_programs``: names of programs that may open only what is here.
     """
 
     fsname: str = "dat"
@@ -32,6 +33,7 @@ class MountOptions:
     read_ahead_kb: int | None = None
     xattrs: bool = True
     flags: frozenset[str] = frozenset()
+    deny_programs: frozenset[str] = frozenset()
 
     def for_libfuse(self) -> set[str]:
         """The options as libfuse takes them."""

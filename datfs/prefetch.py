@@ -5,8 +5,6 @@ For whoever has the drive open: a command that opened it, or a mount that is ask
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,7 +13,7 @@ import trio
 
 from datfs.client import OpenDrive
 from datfs.drive import DriveTree
-from datfs.errors import BadMetadata, DatfsError, TimedOut
+from datfs.errors import BadMetadata, CacheFull, DatfsError, TimedOut
 from datfs.metadata import Path, plausible
 from datfs.sparse import SparseRegister, Urgency
 from datfs.text import show_path, show_size
@@ -104,8 +102,8 @@ def report(content: SparseRegister, files: Sequence[Wanted]) -> Report:
 async def prefetch(opened: OpenDrive, files: Sequence[Wanted], watcher: Watcher, timeout: float) -> Report:
     """Fetches all chunks of the files, in their order, behind what readers wait for; tells what is here then.
 
-    ``timeout``: seconds without any new chunk after which it is given up. Raises TimedOut, NoPeers, OSError with
-    ENOSPC if the cache's limit leaves no room; what came until then stays.
+    ``timeout``: seconds without any new chunk after which it is given up. Raises TimedOut, NoPeers, CacheFull;
+    what came until then stays.
     """
     content = opened.drive.content
     assert content is not None
@@ -136,8 +134,8 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield error
 
 
-def _no_room(why: str) -> OSError:
-    return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} within --cache-size: {why}")
+def _no_room(why: str) -> CacheFull:
+    return CacheFull(f"the cache has no room for it within --cache-size: {why}")
 
 
 class _Work:

@@ -25,6 +25,7 @@ from typing import Protocol
 import trio
 
 from datfs.bitfield import Bitfield
+from datfs.budget import Budget
 from datfs.crypto import TreeNode
 from datfs.errors import Closed, CorruptStorage, DatfsError, NoPeers
 from datfs.register import Register
@@ -187,6 +188,7 @@ class SparseRegister:
         self._store_failed = False
         self._handed: dict[int, _Waiter] = {}  # stored, but a reader that waited has not had its turn yet
         self.keeper: Keeper | None = None
+        self._budget: Budget | None = None
         self.cramped = False  # no room: only what a reader waits for is asked for
         self.clears = 0  # grows when chunks are cleared: whoever remembers that some are held has to look again
         self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
@@ -197,6 +199,11 @@ class SparseRegister:
     def has_range(self, first: int, stop: int) -> bool:
         """True if every chunk of ``first .. stop-1`` is held."""
         return self.register.has_range(first, stop)
+
+    def limit_by(self, budget: Budget) -> None:
+        """From now on nothing is asked for beyond the budget; readers are told when it is used up."""
+        self._budget = budget
+        budget.on_end.append(lambda: self.fail(budget.error))
 
     async def ensure(self, indices: Iterable[int], urgency: Urgency = Urgency.NOW) -> None:
         """Returns when every chunk of ``indices`` is held; at once, without a checkpoint, if they are.
@@ -220,6 +227,8 @@ class SparseRegister:
                 while not has(index):
                     if index in self._unstorable:
                         raise self._unstorable[index]()
+                    if self._budget is not None and not self._budget.left:
+                        raise self._budget.error()
                     error = self.source.hopeless(self)
                     if error is not None:
                         raise error
@@ -375,6 +384,8 @@ class SparseRegister:
         Each must end in :meth:`put` or :meth:`release`.
         """
         chosen: list[int] = []
+        if self._budget is not None:
+            limit = min(limit, self._budget.requests(len(self._in_flight)))
         if limit <= 0:
             return chosen
         # After a failed write nothing is fetched ahead until one succeeds.
@@ -411,7 +422,7 @@ class SparseRegister:
 
     def reserve(self, index: int) -> bool:
         """Reserves one chunk that need not be wanted (the newest, to learn the length). False if it is taken."""
-        if not self._may_be_asked(index):
+        if not self._may_be_asked(index) or (self._budget is not None and not self._budget.left):
             return False
         self._take(index)
         return True
@@ -435,6 +446,8 @@ class SparseRegister:
         Raises BadProof (nothing was stored), ForkedRegister. A disk that is full or broken is not the peer's fault:
         the readers of the chunk get the OSError or CorruptStorage, nobody else.
         """
+        if self._budget is not None and value is not None:
+            self._budget.spend(len(value))
         try:
             if value is not None and self.keeper is not None and not self.keeper.admit(self, index, len(value)):
                 self._no_room(index)

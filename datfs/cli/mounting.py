@@ -16,7 +16,8 @@ from rich.console import Console
 
 from datfs import mountpoints, readiness
 from datfs.cli.failures import exit_code, explain
-from datfs.cli.options import TargetType, drive_options, listen_options, listening, make_options, notice
+from datfs.cli.options import SizeType, TargetType, drive_options, listen_options, listening, make_options, notice
+from datfs.budget import Budget
 from datfs.client import OpenDrive, Options
 from datfs.daemon import run_in_background
 from datfs.errors import DatfsError
@@ -80,6 +81,20 @@ def mounting_options(command: F) -> F:
             ),
             click.option(
                 "--no-xattrs", is_flag=True, help="Hide the extended attributes user.dat.* that tell what is here."
+            ),
+            click.option(
+                "--budget",
+                type=SizeType(),
+                metavar="SIZE",
+                help="Fetch no more than this from peers, as in 2G, while it is mounted; then only what is here can be"
+                " read.",
+            ),
+            click.option(
+                "--deny-program",
+                "deny_programs",
+                multiple=True,
+                metavar="NAME",
+                help="A program that may open only files that are here whole, such as an indexer; may be repeated.",
             ),
             click.option("--no-upload", is_flag=True, help="Do not serve what is here to the peers."),
             click.option(
@@ -177,6 +192,8 @@ def _prepared(
     gid: int | None,
     umask: str | None,
     no_xattrs: bool,
+    budget: int | None,
+    deny_programs: tuple[str, ...],
     no_upload: bool,
     listen: ListenAt | None,
     no_listen: bool,
@@ -193,10 +210,11 @@ def _prepared(
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
     directory = os.path.abspath(directory)
-    options = make_options(upload=not no_upload, share_locked=True, **rest)
+    options = make_options(upload=not no_upload, share_locked=True, budget=Budget(budget) if budget is not None else None, **rest)
     # Nobody would find us without discovery, and a folder of this machine is published by `datfs share` only.
     usual = ListenAt(needed=False) if options.ways.names and not folder else None
     options = listening(options, listen, no_listen, usual=usual)
+    mount_options = replace(mount_options, deny_programs=frozenset(deny_programs))
     mountpoints.prepare(directory)
     return directory, options, mount_options
 
