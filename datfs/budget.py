@@ -2,8 +2,8 @@
 
 Counted are the bytes of chunks that were asked for and came, of both registers, whatever they were asked for: a reader,
 read-ahead, a listing. What the protocol adds (proofs, announcements) is not. What is on its way when the budget ends is
-stored and counted when it comes, so a budget may be passed by that: requests are held back, going by chunks of the usual
-size, so that it is one chunk where no chunk is larger than :data:`USUAL_CHUNK`.
+stored and counted when it comes, so a budget may be passed by that. Requests are held back, going by chunks of the
+usual size, so that it is one chunk where no chunk is larger than :data:`USUAL_CHUNK`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from datfs.net.discovery.remembered import Remembered
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.discovery.ways import Ways
 from datfs.net.listening import ListenAt, open_listeners, port_of
+from datfs.net.reach import on_a_network
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address, connect
 from datfs.register import Register
@@ -353,6 +354,7 @@ def _swarm_for(
             remembered = Remembered(store.folder / PEERS_NAME)
             if options.ways.names:
                 discoveries.insert(0, remembered)
+    alone = None if on_a_network() else options.ways.search_alone()
     return Swarm(
         discoveries=discoveries,
         listeners=listeners,
@@ -361,6 +363,7 @@ def _swarm_for(
         outcomes=remembered,
         up=options.up,
         down=options.down,
+        search_alone=alone,
     )
 
 

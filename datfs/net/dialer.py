@@ -87,6 +87,7 @@ class Dialer:
         self._meters = meters
         self._outcomes = outcomes
         self._looking = len(self.discoveries)
+        self.search_seconds = SEARCH_TIMEOUT
         self._search_until = float("inf")
         self._nursery: trio.Nursery | None = None
         self._changed: dict[Known, trio.Event] = {}  # what each task waits with
@@ -168,7 +169,7 @@ class Dialer:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._search_until = trio.current_time() + SEARCH_TIMEOUT
+                self._search_until = trio.current_time() + self.search_seconds
                 for discovery in self.discoveries:
                     nursery.start_soon(self._discover, discovery, discovery_key)
                     await trio.lowlevel.checkpoint()  # those that need not look come first, in their order

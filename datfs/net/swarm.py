@@ -50,7 +50,8 @@ class Swarm:
     ``discoveries``: where addresses come from. ``listeners``: where peers call; ``listening`` names these places.
     ``upload``: answer requests of peers. ``rng``: for ids and nonces. ``outcomes``: who remembers addresses that
     worked. ``up``, ``down``: limits on what is sent and received by all connections together, in bytes per second,
-    at least :data:`~datfs.net.rate_limit.RATE_LEAST`.
+    at least :data:`~datfs.net.rate_limit.RATE_LEAST`. ``search_alone``: this machine is on no network; seconds for
+    which readers have hope even so that somebody is found.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Swarm:
         outcomes: Outcomes | None = None,
         up: int | None = None,
         down: int | None = None,
+        search_alone: float | None = None,
     ) -> None:
         self.upload = upload
         self.id = rng(32)
@@ -74,6 +76,9 @@ class Swarm:
         self._rng = rng
         self._places = Places()
         self._dialer = Dialer(self, discoveries, connect, self._places, self.meters, outcomes)
+        self._alone = search_alone is not None
+        if search_alone is not None:
+            self._dialer.search_seconds = search_alone
         self._registers: list[SparseRegister] = []
         self._dialed: dict[Known, Session] = {}
         self.listening = tuple(show_address(listener.socket.getsockname()[:2]) for listener in listeners)
@@ -133,6 +138,8 @@ class Swarm:
         others = [known for known in self._dialer.book if known.state is not AddressState.OURSELVES]
         if not others:
             problems = "; ".join(f"{one.name}: {one.problem}" for one in self._dialer.discoveries if one.problem)
+            if self._alone:
+                problems = "this machine is on no network"
             where = f" ({problems})" if problems else ""
             return NoPeers(f"no peer was found for this drive{where}: name one with --peer HOST:PORT")
         reasons = "; ".join(f"{show_address(known.address)}: {known.error}" for known in others)

@@ -11,6 +11,8 @@ from datfs.net.transport import Address
 
 NAMES = ("mdns", "dns", "dht")
 NONE = "none"
+SEARCH_LOOPBACK = 0.5  # a program on this machine answers within milliseconds
+SEARCH_LOCAL_SERVER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,14 @@ class Ways:
     names: Sequence[str] = ()
     dns_servers: Sequence[str] = ()
     dht_bootstrap: Sequence[Address] = ()
+
+    def search_alone(self) -> float:
+        """Seconds for which it is worth waiting for peers where there is no network: others may be on this machine."""
+        servers = [server.partition(":")[0] for server in self.dns_servers] if "dns" in self.names else []
+        nodes = [host for host, _ in self.dht_bootstrap] if "dht" in self.names else []
+        if any(host == "localhost" or host.startswith("127.") for host in (*servers, *nodes)):
+            return SEARCH_LOCAL_SERVER
+        return SEARCH_LOOPBACK if "mdns" in self.names else 0.0
 
     def discoveries(self, announce_port: int | None) -> list[Discovery]:
         """One object for each way and server. ``announce_port``: where we listen for peers, None to look only.
