@@ -105,7 +105,9 @@ def facts_of(folder: Path) -> DriveFacts:
 
 
 def _contents(metadata: Register, content: Register | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"version": max(0, metadata.length - 1)}
+    if not metadata.length:
+        return {}  # its owner has not written it down yet
+    found: dict[str, Any] = {"version": metadata.length - 1}
     if content is not None:
         found["chunks"] = content.length
         found["chunks_held"] = content.data_bits.count(0, content.length)
@@ -254,11 +256,14 @@ def remove(folder: Path, *, force: bool = False) -> int:
     """
     if is_own(folder):
         raise DatfsError(f"the secret key of this drive is in {folder}: remove the folder yourself if you mean it")
+    owner = owner_of(folder)
+    if not force and owner is not None:
+        raise StoreLocked(f"the drive is in use by process {owner or '(unknown)'}: unmount it, or use --force", owner)
     if not force and pins.load(folder):
         raise DatfsError("the drive is pinned: datfs unpin it first, or use --force")
     space = space_of(folder)
     take_away: Callable[[], None] = partial(shutil.rmtree, folder)
-    if force and owner_of(folder) is not None:
+    if owner is not None:
         take_away()
         return space
     with owned_briefly(folder):

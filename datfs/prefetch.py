@@ -13,11 +13,11 @@ import trio
 
 from datfs.client import OpenDrive
 from datfs.drive import DriveTree
-from datfs.errors import BadMetadata, CacheFull, DatfsError, TimedOut
+from datfs.errors import BadMetadata, CacheFull, DatfsError, TimedOut, Unavailable
 from datfs.metadata import Path, plausible
 from datfs.sparse import SparseRegister, Urgency
 from datfs.text import show_path, show_size
-from datfs.vfs import Entry, Kind
+from datfs.vfs import Kind
 
 BATCH = 64  # chunks
 BATCHES_AT_ONCE = 4
@@ -65,24 +65,39 @@ class Report:
     missing: list[Wanted] = field(default_factory=list)
 
 
-async def files_below(tree: DriveTree, paths: Iterable[Path]) -> list[Wanted]:
+async def files_below(tree: DriveTree, paths: Iterable[Path], unknown: set[Path] | None = None) -> list[Wanted]:
     """Every file at or below the paths, each once; fetches the metadata for it.
 
-    Raises NotFound, BadMetadata, and as :meth:`datfs.sparse.SparseRegister.ensure` does. Has no deadline of its own.
+    ``unknown``: gets the paths whose metadata cannot be had, instead of the error. Raises NotFound, BadMetadata, and as
+    :meth:`datfs.sparse.SparseRegister.ensure` does. Has no deadline of its own.
     """
     found: dict[Path, Wanted] = {}
     for path in paths:
-        pending: list[Entry] = [await tree.find(path)]
+        pending = [path]
         while pending:
-            entry = pending.pop()
-            if entry.kind is Kind.DIRECTORY:
-                pending += sorted(await tree.list(entry), key=lambda child: child.path, reverse=True)
+            at = pending.pop()
+            try:
+                file, below = await _look_at(tree, at)
+            except Unavailable:
+                if unknown is None:
+                    raise
+                unknown.add(at)
                 continue
-            stat = await tree.stat_of(entry)
-            if (wrong := plausible(stat, None)) is not None:
-                raise BadMetadata(f"{show_path(entry.path)}: the drive's entry cannot be right: {wrong}")
-            found[entry.path] = Wanted(entry.path, stat.size, stat.offset, stat.offset + stat.blocks)
+            pending += reversed(below)
+            if file is not None:
+                found[at] = file
     return list(found.values())
+
+
+async def _look_at(tree: DriveTree, path: Path) -> tuple[Wanted | None, list[Path]]:
+    """The file at a path, or the paths in the directory there."""
+    entry = await tree.find(path)
+    if entry.kind is Kind.DIRECTORY:
+        return None, sorted(child.path for child in await tree.list(entry))
+    stat = await tree.stat_of(entry)
+    if (wrong := plausible(stat, None)) is not None:
+        raise BadMetadata(f"{show_path(path)}: the drive's entry cannot be right: {wrong}")
+    return Wanted(path, stat.size, stat.offset, stat.offset + stat.blocks), []
 
 
 def report(content: SparseRegister, files: Sequence[Wanted]) -> Report:

@@ -20,6 +20,7 @@ PACKAGE = Path(datfs.__file__).parent
 
 PURE = {
     "datfs.bitfield",
+    "datfs.budget",
     "datfs.crypto",
     "datfs.errors",
     "datfs.flat",

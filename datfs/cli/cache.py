@@ -14,11 +14,11 @@ import trio
 
 from datfs import pins
 from datfs.cache_drives import DriveFacts, IdleDrives, facts_of, key_of, remove
-from datfs.cli.options import SizeType, TargetType, View, drive_options, json_option, make_options, notice, view
+from datfs.cli.options import SizeType, TargetType, drive_options, json_option, make_options, notice, view
 from datfs.cli.output import count, path_text, print_json, write_name
 from datfs.cli.progress import Progress
 from datfs.client import Options, resolve_name
-from datfs.errors import BadLink, NotADrive, NotFound, StoreLocked
+from datfs.errors import BadLink, NoPeers, NotADrive, NotFound, StoreLocked
 from datfs.link import Link
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
@@ -182,13 +182,7 @@ def drop(links: tuple[Link | NamedLink | Path, ...], force: bool, cache_dir: Pat
     """
     for link in links:
         folder = _folder_of(link, cache_dir)[1]
-        try:
-            freed = remove(folder, force=force)
-        except StoreLocked as error:
-            raise StoreLocked(
-                f"the drive is in use by process {error.pid or '(unknown)'}: unmount it first, or use --force",
-                error.pid,
-            ) from None
+        freed = remove(folder, force=force)
         print(f"dropped {_shown(link)}: {show_size(freed)} came free")
 
 
@@ -271,8 +265,8 @@ def prefetch_command(
 ) -> None:
     """Fetch files and directories of drives into the cache.
 
-    Ends with exit code 9 if something is missing at the end; with --check, too, and each file is named that is not here
-    whole.
+    Ends with exit code 9 if something is missing at the end. With --check each path is named that is not here whole, or
+    of which it is not known here what is there.
     """
     if not links and not lists:
         raise click.UsageError("name a LINK, or a list with --from")
@@ -329,9 +323,14 @@ async def _prefetch_drive(
     quiet: bool,
     as_json: bool,
 ) -> bool:
+    wanted = [path_of(path) for path in paths]
+    unknown: set[DrivePath] = set()
+    found = Report()
     try:
         async with view(link, options, version) as at:
-            files = await _files(at, [path_of(path) for path in paths])
+            files: list[Wanted] = await at.wait(
+                "the list of files", files_below(at.tree, wanted, unknown if check else None)
+            )
             content = at.opened.drive.content
             assert content is not None
             if check:
@@ -339,24 +338,23 @@ async def _prefetch_drive(
             else:
                 with Progress("fetching", "fetched", quiet=quiet or as_json) as progress:
                     found = await prefetch(at.opened, files, progress, options.timeout)
+    except NoPeers:
+        if not check:
+            raise
+        unknown.update(wanted)  # nothing of the drive is here
     except StoreLocked as error:
         raise StoreLocked(
             f"the drive is in use by process {error.pid or '(unknown)'}: read the files where it is mounted (cat FILE"
             " > /dev/null), or unmount it first; --check works meanwhile",
             error.pid,
         ) from None
-    _tell(link, found, check, as_json)
-    return not found.missing
+    _tell(link, found, sorted(unknown), check, as_json)
+    return not found.missing and not unknown
 
 
-async def _files(at: View, paths: list[DrivePath]) -> list[Wanted]:
-    files: list[Wanted] = await at.wait("the list of files", files_below(at.tree, paths))
-    return files
-
-
-def _tell(link: Link | NamedLink | Path, found: Report, check: bool, as_json: bool) -> None:
+def _tell(link: Link | NamedLink | Path, found: Report, unknown: list[DrivePath], check: bool, as_json: bool) -> None:
     if as_json:
-        missing = [path_text(file.path) for file in found.missing]
+        missing = [path_text(path) for path in [*(file.path for file in found.missing), *unknown]]
         print_json(
             {
                 "link": str(link),
@@ -369,8 +367,8 @@ def _tell(link: Link | NamedLink | Path, found: Report, check: bool, as_json: bo
         )
         return
     if check:
-        for file in found.missing:
-            write_name(b"/" + b"/".join(file.path))
+        for path in (*(file.path for file in found.missing), *unknown):
+            write_name(b"/" + b"/".join(path))
     if found.missing:
         gone = found.chunks - found.chunks_held
         why = "" if check else ": the cache gave them up again, see --cache-size and datfs pin"
@@ -378,7 +376,9 @@ def _tell(link: Link | NamedLink | Path, found: Report, check: bool, as_json: bo
             f"{len(found.missing)} of {count(found.files, 'file')} not here whole,"
             f" {count(gone, 'chunk')} of {found.chunks} missing{why}"
         )
-    elif check:
+    if unknown:
+        notice(f"of {count(len(unknown), 'path')} it is not known what is there: their metadata is not here")
+    elif check and not found.missing:
         notice(f"{count(found.files, 'file')}, {show_size(found.size)}: all here")
 
 

@@ -1,0 +1,272 @@
+"""Real mounts with a small cache, a budget, programs that are refused, and no network."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datfs.crypto import key_pair
+from datfs.room import space_of, stores_in
+from datfs.storage import directory_storage
+from datfs.writer import DriveWriter, chunks_of
+from tests.command_line import DATFS, SECONDS, datfs, objects
+from tests.interop.datfs_side import Mounted, clear, mounted, shared
+
+pytestmark = pytest.mark.fuse
+
+CHUNK = 65_536
+MIB = 1 << 20
+LIMIT = 3 * MIB
+READERS = 4
+FILE = 700_000
+FILES = {f"dir/{number:02}": random.Random(number).randbytes(FILE + number) for number in range(16)}
+FLUSHED = 128 * 1024  # tree and bits of a flush, before the keeper looks again
+# No zeros of any length are in the files, so that a hole would show; all is compared anyway.
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a drive of eleven MiB."""
+    folder = tmp_path_factory.mktemp("drive")
+    writer = DriveWriter.create(directory_storage(folder), key_pair(bytes(range(32))))
+    for path, data in FILES.items():
+        writer.put(tuple(path.encode().split(b"/")), chunks_of(data), mtime=0)
+    writer.flush()
+    writer.close()
+    return folder
+
+
+@contextmanager
+def mounted_from(source: Path, tmp_path: Path, *options: str) -> Iterator[tuple[Mounted, str]]:
+    """The drive, mounted from a process that shares it, and its link."""
+    with shared(source) as (key, port):
+        where = ("--peer", f"127.0.0.1:{port}", "--cache-dir", str(tmp_path / "cache"))
+        with mounted(f"dat://{key}", tmp_path / "point", *where, *options) as mount:
+            yield mount, f"dat://{key}"
+
+
+def read(path: Path, size: int = 1 << 30) -> bytes:
+    """The bytes of a file as datfs gives them: what the kernel keeps of it is dropped before and after."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        pieces = []
+        while size > 0 and (piece := os.read(fd, min(size, 50_000))):
+            pieces.append(piece)
+            size -= len(piece)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
+
+
+def space_in(cache: Path) -> int:
+    """What ``du`` says."""
+    return space_of(cache) + sum(map(space_of, stores_in(cache)))
+
+
+class Watch:
+    """Looks all the time how much a cache takes. ``most``: the most that was seen."""
+
+    def __init__(self, cache: Path) -> None:
+        self.most = 0
+        self._cache = cache
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.is_set():
+            self.most = max(self.most, space_in(self._cache))
+            time.sleep(0.002)
+
+    def end(self) -> int:
+        """Stops looking; the most."""
+        self._over.set()
+        self._thread.join()
+        return self.most
+
+
+def test_the_limit_is_kept_and_the_bytes_are_right(source: Path, tmp_path: Path) -> None:
+    """Several readers go through four times of what fits, again and again, with files held open all the time."""
+    wrong: list[str] = []
+    with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, link):
+        watch = Watch(tmp_path / "cache")
+
+        def reader(seed: int) -> None:
+            dice = random.Random(seed)
+            for _ in range(30):
+                path = dice.choice(list(FILES))
+                if read(mount.point / path) != FILES[path]:
+                    wrong.append(path)
+
+        held_open = {path: os.open(mount.point / path, os.O_RDONLY) for path in list(FILES)[:4]}
+        threads = [threading.Thread(target=reader, args=(seed,)) for seed in range(READERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        for path, fd in held_open.items():
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if os.pread(fd, FILE * 2, 0) != FILES[path]:
+                wrong.append(path)
+            os.close(fd)
+        assert wrong == []
+        assert LIMIT // 2 < watch.end() <= LIMIT + READERS * CHUNK + FLUSHED
+    checked = objects("verify", link, "--cache-dir", tmp_path / "cache")
+    assert [one["ok"] for one in checked] == [True, True]
+
+
+def test_two_mounts_share_one_limit(source: Path, tmp_path: Path) -> None:
+    """Two processes with drives of their own stay below the limit together, and both get on."""
+    other = tmp_path / "other"
+    writer = DriveWriter.create(directory_storage(_made(other)), key_pair(bytes(32)))
+    for path, data in list(FILES.items())[:8]:
+        writer.put(tuple(path.encode().split(b"/")), chunks_of(data[::-1]), mtime=0)
+    writer.close()
+    with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, _), shared(other) as (key, port):
+        where = ("--peer", f"127.0.0.1:{port}", "--cache-dir", tmp_path / "cache", "--cache-size", str(LIMIT))
+        with mounted(key, tmp_path / "second", *where) as second:
+            watch = Watch(tmp_path / "cache")
+            for _ in range(2):
+                for path in list(FILES)[:8]:
+                    assert read(mount.point / path) == FILES[path]
+                    assert read(second.point / path) == FILES[path][::-1]
+            assert watch.end() <= LIMIT + 2 * CHUNK + 2 * FLUSHED
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_killed_while_it_makes_room(source: Path, tmp_path: Path) -> None:
+    """After kill -9 in the middle nothing that the cache calls held is a hole, and the next mount goes on."""
+    for after in (0.0, 0.05, 0.15):
+        with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, link):
+            thread = threading.Thread(target=_read_until_it_fails, args=(mount.point,), daemon=True)
+            thread.start()
+            time.sleep(0.3 + after)
+            mount.process.send_signal(signal.SIGKILL)
+            mount.process.wait(SECONDS)
+            thread.join(SECONDS)
+            clear(mount.point)
+        checked = objects("verify", link, "--cache-dir", tmp_path / "cache")
+        assert [one["ok"] for one in checked] == [True, True]
+    with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, _):
+        for path, data in FILES.items():
+            assert read(mount.point / path) == data
+
+
+def _read_until_it_fails(point: Path) -> None:
+    try:
+        while True:
+            for path in FILES:
+                read(point / path)
+    except OSError:
+        return
+
+
+def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
+    """What is in use is listed as such and not removed or fetched from outside; pins are heeded at once."""
+    cache = ("--cache-dir", tmp_path / "cache")
+    with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, link):
+        assert read(mount.point / "dir/00") == FILES["dir/00"]
+        assert datfs("pin", f"{link}/dir/00", *cache).returncode == 0
+        for path, data in FILES.items():
+            assert read(mount.point / path) == data
+        (listed,) = objects("cache", "ls", *cache)
+        assert (listed["link"], listed["pid"], listed["pins"]) == (link, mount.process.pid, ["/dir/00"])
+        held = os.getxattr(mount.point / "dir/00", "user.dat.chunks_held")
+        assert held == os.getxattr(mount.point / "dir/00", "user.dat.chunks")
+        for command in (("cache", "drop", link), ("prefetch", link)):
+            refused = datfs(*command, *cache)
+            assert (refused.returncode, "in use by process" in refused.stderr) == (1, True)
+        pruned = datfs("cache", "prune", *cache)
+        assert (pruned.returncode, "left alone" in pruned.stderr) == (0, True)
+        assert read(mount.point / "dir/01") == FILES["dir/01"]
+    assert datfs("cache", "prune", *cache).returncode == 0
+    checked = datfs("prefetch", f"{link}/dir", "--check", *cache)
+    assert checked.returncode == 9
+    assert checked.stdout.splitlines() == [f"/{path}" for path in FILES if path != "dir/00"]
+
+
+def test_a_budget(source: Path, tmp_path: Path) -> None:
+    """EDQUOT when it is used up, for what is not here; what is here is read, and the log says why."""
+    with mounted_from(source, tmp_path, "--budget", "2M") as (mount, _):
+        assert read(mount.point / "dir/00") == FILES["dir/00"]
+        with pytest.raises(OSError, match="quota") as caught:
+            [read(mount.point / path) for path in FILES]
+        assert caught.value.errno == errno.EDQUOT
+        assert mount.fact("budget_left") == 0
+        assert mount.fact("bytes_received") < 2 * MIB + 4 * CHUNK
+        assert read(mount.point / "dir/00") == FILES["dir/00"]
+        assert len(os.listdir(mount.point / "dir")) == len(FILES)
+        assert "the budget of 2.0 MiB is used up" in mount.stderr()
+
+
+def test_a_program_that_is_denied(source: Path, tmp_path: Path) -> None:
+    """It opens what is here and is refused the rest with EACCES; it may list; other programs fetch."""
+    indexer = tmp_path / "my-own-indexer-of-files"
+    shutil.copy(shutil.which("cat") or "", indexer)
+    with mounted_from(source, tmp_path, "--deny-program", indexer.name, "--deny-program", "x") as (mount, _):
+        refused = subprocess.run([indexer, mount.point / "dir/00"], capture_output=True, timeout=SECONDS, check=False)
+        assert (refused.returncode, b"Permission denied" in refused.stderr) == (1, True)
+        assert mount.fact("chunks_held", "dir/00") == 0
+        assert mount.run("cat dir/00") == FILES["dir/00"]
+        allowed = subprocess.run([indexer, mount.point / "dir/00"], capture_output=True, timeout=SECONDS, check=True)
+        assert allowed.stdout == FILES["dir/00"]
+
+
+NAMESPACE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())
+os.environ.pop("DATFS_DISCOVERY", None)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def may_unshare() -> bool:
+    """Whether this process may make network namespaces."""
+    tried = subprocess.run([sys.executable, "-c", NAMESPACE, "/bin/true"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@pytest.mark.skipif(not may_unshare(), reason="network namespaces cannot be made here")
+def test_without_any_network(source: Path, tmp_path: Path) -> None:
+    """Without --offline, on a machine with no network: the mount comes, what is held reads, the rest fails at once."""
+    cache, point = tmp_path / "cache", tmp_path / "point"
+    point.mkdir()
+    with shared(source) as (key, port):
+        fetched = datfs("prefetch", f"dat://{key}/dir/03", "--peer", f"127.0.0.1:{port}", "--cache-dir", cache)
+        assert fetched.returncode == 0, fetched.stderr
+    (cache / "names.json").write_text(f'{{"a-drive.example": {{"key": "{key}", "until": 5}}}}')
+    (peers,) = cache.glob("*/peers.json")
+    for link in (f"dat://{key}", "dat://a-drive.example"):
+        command = [sys.executable, "-c", NAMESPACE, *DATFS, "mount", link, str(point), "--cache-dir", str(cache)]
+        # The command's own timeout is an hour: were anything waited for, this would not come to an end in time.
+        done = subprocess.run([*command, "--timeout", "3600"], capture_output=True, timeout=SECONDS, check=False)
+        try:
+            assert done.returncode == 0, done.stderr
+            assert b"which is here" in done.stderr
+            assert (point / "dir/03").read_bytes() == FILES["dir/03"]
+            with pytest.raises(OSError, match="No route") as caught:
+                (point / "dir/04").read_bytes()
+            assert caught.value.errno == errno.EHOSTUNREACH
+        finally:
+            assert datfs("umount", point).returncode == 0
+            clear(point)
+            peers.unlink(missing_ok=True)  # the second time no address is known either
