@@ -181,8 +181,8 @@ def prune_store(folder: Path, need: int, older_than: int = NEVER) -> tuple[int, 
             if content is None or pinned.everything:
                 return 0, NEVER
             before = space_of(folder)
-            queue = ChunkUses.load(folder).by_age(content.data_bits)
-            left = [(when, index) for when, index in queue if index not in pinned]
+            uses = ChunkUses.load(folder)
+            left = uses.by_age(pinned.others(content.data_bits))
             while left and left[0][0] < older_than and before - space_of(folder) < need:
                 gathered, count = 0, 0
                 while count < len(left) and left[count][0] < older_than and gathered < need:
@@ -190,6 +190,8 @@ def prune_store(folder: Path, need: int, older_than: int = NEVER) -> tuple[int, 
                     count += 1
                 content.clear_ranges(runs_of(index for _, index in left[:count]))
                 del left[:count]
+                uses.changed = True
+            uses.save(folder, content.data_bits)
         return max(0, before - space_of(folder)), left[0][0] if left else NEVER
 
 
@@ -208,12 +210,8 @@ class IdleDrives:
     def _oldest_of(self, folder: Path) -> int:
         if owner_of(folder) is not None or is_own(folder):
             return NEVER
-        try:
-            with _registers(folder, read_only=True) as (_, content):
-                queue = ChunkUses.load(folder).by_age(content.data_bits) if content is not None else []
-        except (DatfsError, OSError):
-            return NEVER  # datfs cache ls says what is wrong with it
-        return queue[0][0] if queue else NEVER
+        found = ChunkUses.oldest_in(folder)
+        return NEVER if found is None else found
 
     def oldest(self) -> tuple[int, Path | None]:
         """When the chunk was used that is the next to go, and the store it is in."""

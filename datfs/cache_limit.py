@@ -222,7 +222,7 @@ class CacheKeeper:
                 with trio.move_on_at(end):
                     await self._passed.wait()
                     await trio.sleep(READ_PAUSE)
-                self._try(self.come_down)
+                    self._try(self.come_down)
 
     def _try(self, what: Callable[[], None]) -> None:
         try:

@@ -48,7 +48,17 @@ PURE = {
 }
 """No I/O, no clock, no randomness of their own, nothing asynchronous."""
 
-SYNCHRONOUS = {"datfs.register", "datfs.storage", "datfs.store", "datfs.working_files"}
+SYNCHRONOUS = {
+    "datfs.cache_drives",
+    "datfs.chunk_uses",
+    "datfs.pins",
+    "datfs.programs",
+    "datfs.register",
+    "datfs.room",
+    "datfs.storage",
+    "datfs.store",
+    "datfs.working_files",
+}
 """Local files, no waiting for anything else."""
 
 MAY_MOUNT = {"datfs.fuse_mount", "datfs.fuse_ops", "datfs.mount"}
