@@ -20,7 +20,7 @@ from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
 from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
 from datfs.link import Link, parse_link
-from datfs.local_service import LocalService
+from datfs.local_service import LocalService, Place
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.name_cache import NameCache
 from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
@@ -32,6 +32,7 @@ from datfs.net.listening import ListenAt, open_listeners, port_of
 from datfs.net.reach import on_a_network
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address, connect
+from datfs.orders import Orders
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
 from datfs.store import (
@@ -105,16 +106,22 @@ def target_of(text: str) -> Link | NamedLink | Path:
 class OpenDrive:
     """An open drive: ``drive``, its ``store``, its ``swarm`` (None for folders and offline), the ``link`` asked for.
 
-    ``local``: how other programs of this machine look in.
+    ``local``: how other programs of this machine look in. ``owner``: where the process answers that has the store in
+    the cache, if that is another one. ``keeper``: None unless the store is ours and in the cache.
     """
 
-    def __init__(self, drive: Drive, store: Store, swarm: Swarm | None, link: Link, stack: ExitStack) -> None:
+    def __init__(
+        self, drive: Drive, store: Store, swarm: Swarm | None, link: Link, stack: ExitStack, keeper: CacheKeeper | None
+    ) -> None:
         self.drive = drive
         self.store = store
         self.swarm = swarm
         self.link = link
         self.local = LocalService(drive, swarm, store)
-        self.keeper: CacheKeeper | None = None
+        self.keeper = keeper
+        self._orders = Orders(drive, keeper)
+        self.local.questions.update(self._orders.questions())
+        self.owner: Place | None = None
         self.budget: Budget | None = None
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
@@ -176,6 +183,7 @@ class OpenDrive:
                     if self.swarm is not None:
                         nursery.start_soon(self.swarm.run)
                     nursery.start_soon(self.local.run)
+                    nursery.start_soon(self._orders.run)
                     if not self.store.read_only and self.store.folder is not None:
                         nursery.start_soon(self._flush_now_and_then)
                     if self.keeper is not None:
@@ -300,8 +308,8 @@ def _open(
         return content
 
     link = place if isinstance(place, Link) else Link(metadata.key)
-    opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack)
-    opened.keeper = keeper
+    opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack, keeper)
+    opened.owner = (owner.folder, local_sockets.STATUS_NAME) if owner is not None else None
     opened.budget = budget
     if swarm is not None:
         swarm.add_register(sparse)

@@ -42,10 +42,12 @@ class LocalService:
     """For one open drive. ``swarm``: None if it uses no network; then one is made that only serves.
 
     ``activity``: what programs do with the drive just now, as a member of the status; whoever mounts it sets it.
+    ``questions``: further ones that are answered, by name.
     """
 
     def __init__(self, drive: Drive, swarm: Swarm | None, store: Store) -> None:
         self.activity: Callable[[], dict[str, Any]] = dict
+        self.questions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self._drive = drive
         self._swarm = swarm
         self._store = store
@@ -102,6 +104,9 @@ class LocalService:
         await _answer(self._reply, self._busy, stream)
 
     def _reply(self, asked: dict[str, Any]) -> dict[str, Any]:
+        known = self.questions.get(str(asked.get(ASK)))
+        if known is not None:
+            return known(asked)
         return answer_to(asked, self._drive, self._swarm, self._store, self.activity())
 
 
@@ -136,7 +141,7 @@ def _reply(answer: Answer, question: bytes) -> dict[str, Any]:
         if not isinstance(asked, dict) or asked.get("protocol") != PROTOCOL:
             return {"error": f"expected an object with protocol {PROTOCOL}"}
         return answer(asked)
-    except (ValueError, DatfsError) as error:
+    except (ValueError, DatfsError, OSError) as error:
         return {"error": str(error)}
 
 

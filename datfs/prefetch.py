@@ -56,12 +56,16 @@ class Wanted:
 
 @dataclass(slots=True)
 class Report:
-    """What is here of the files that were asked for. ``missing``: those that are not here whole."""
+    """What is here of the files that were asked for. ``missing``: those that are not here whole.
+
+    ``size_held``: bytes, about: as if all chunks of a file were of one size.
+    """
 
     files: int = 0
     size: int = 0
     chunks: int = 0
     chunks_held: int = 0
+    size_held: int = 0
     missing: list[Wanted] = field(default_factory=list)
 
 
@@ -109,6 +113,7 @@ def report(content: SparseRegister, files: Sequence[Wanted]) -> Report:
         result.size += file.size
         result.chunks += file.stop - file.first
         result.chunks_held += held
+        result.size_held += file.size * held // max(1, file.stop - file.first)
         if held < file.stop - file.first:
             result.missing.append(file)
     return result

@@ -15,6 +15,7 @@ from datfs.client import Options, open_drive
 from datfs.crypto import key_pair
 from datfs.errors import NoPeers
 from datfs.link import parse_link
+from datfs.local_sockets import PEER_NAME
 from datfs.room import stores_in
 from datfs.storage import directory_storage
 from datfs.store import cache_folder
@@ -213,6 +214,8 @@ async def test_who_looks_on_never_sees_a_hole(drive: Drive, cache: Cache) -> Non
         entry = await tree.find((b"dir", b"two"))
         assert await read(tree, entry) == FILES["dir/two"]
         await owner.flush()
+        assert owner.store.folder is not None
+        (owner.store.folder / PEER_NAME).unlink()  # as if it did not answer: else it would serve the other one
         async with open_drive(link, Options(cache_dir=cache[1], offline=True, share_locked=True)) as viewer:
             seen = await viewer.drive.checkout()
             assert await read(seen, entry) == FILES["dir/two"]

@@ -14,16 +14,20 @@ import trio
 
 from datfs import pins
 from datfs.cache_drives import DriveFacts, IdleDrives, facts_of, key_of, remove
-from datfs.cli.options import SizeType, TargetType, drive_options, json_option, make_options, notice, view
+from datfs.cli.options import SizeType, TargetType, View, drive_options, json_option, make_options, notice, view
 from datfs.cli.output import count, path_text, print_json, write_name
 from datfs.cli.progress import Progress
 from datfs.client import Options, resolve_name
 from datfs.errors import BadLink, NoPeers, NotADrive, NotFound, StoreLocked
 from datfs.link import Link
+from datfs.local_service import ask
+from datfs.local_sockets import STATUS_NAME
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import path_of
 from datfs.net.discovery.names import NamedLink
+from datfs.owners import FAILURES
 from datfs.prefetch import Report, Wanted, files_below, prefetch, report
+from datfs.prefetch_owner import prefetch_by_owner, report_of_owner
 from datfs.room import space_of, stores_in
 from datfs.store import cache_folder, default_cache_dir, owner_of
 from datfs.text import show, show_size
@@ -150,21 +154,38 @@ def du(as_json: bool, cache_dir: Path) -> None:
 def prune(size: int, as_json: bool, cache_dir: Path) -> None:
     """Give up chunks of files, those that were not used for the longest time first.
 
-    Without --to all of them. Metadata, what is pinned, own drives and drives in use stay. Ends with exit code 9 if the
-    cache still takes more than --to says.
+    Without --to all of them. Metadata, what is pinned and own drives stay. Drives that nobody has open come first, then
+    those that are mounted. Ends with exit code 9 if the cache still takes more than --to says.
     """
     before = _total(cache_dir)
-    freed = IdleDrives(cache_dir).free(before - size) if before > size else 0
+    if before > size:
+        IdleDrives(cache_dir).free(before - size)
+    silent = trio.run(_prune_in_use, cache_dir, size)
     after = _total(cache_dir)
-    in_use = [folder for folder in stores_in(cache_dir) if owner_of(folder) is not None]
+    freed = max(0, before - after)
     if as_json:
-        print_json({"freed": freed, "space": after, "in_use": [str(folder) for folder in in_use]})
+        print_json({"freed": freed, "space": after, "in_use": [str(folder) for folder in silent]})
     else:
         print(f"{show_size(freed)} came free; the cache takes {show_size(after)}")
-    if in_use:
-        notice(f"left alone, as in use: {count(len(in_use), 'drive')}; unmount, or mount with --cache-size")
+    if silent:
+        notice(f"left alone, as in use by a process that does not answer: {count(len(silent), 'drive')}")
     if size and after > size:
         sys.exit(EXIT_INCOMPLETE)
+
+
+async def _prune_in_use(cache_dir: Path, size: int) -> list[Path]:
+    """Asks the processes that have drives open to give up chunks, while it takes too much; those that do not answer."""
+    silent = []
+    for folder in stores_in(cache_dir):
+        if owner_of(folder) is None or (need := _total(cache_dir) - size) <= 0:
+            continue
+        try:
+            answer = await ask((folder, STATUS_NAME), "prune", bytes=need)
+        except FAILURES:
+            answer = {"error": ""}
+        if "error" in answer:
+            silent.append(folder)
+    return silent
 
 
 def _total(cache_dir: Path) -> int:
@@ -274,7 +295,7 @@ def prefetch_command(
         raise click.UsageError("--memory keeps nothing that could be fetched in advance")
     if check:
         rest["offline"], rest["peers"] = True, ()
-    options = make_options(share_locked=check, **rest)
+    options = make_options(share_locked=True, **rest)
     complete = True
     for link, paths in _by_drive(links, lists).items():
         complete &= trio.run(_prefetch_drive, link, paths, options, version, check, quiet, as_json)
@@ -326,30 +347,32 @@ async def _prefetch_drive(
     wanted = [path_of(path) for path in paths]
     unknown: set[DrivePath] = set()
     found = Report()
+    quiet = quiet or as_json
     try:
         async with view(link, options, version) as at:
-            files: list[Wanted] = await at.wait(
-                "the list of files", files_below(at.tree, wanted, unknown if check else None)
-            )
-            content = at.opened.drive.content
-            assert content is not None
-            if check:
-                found = report(content, files)
-            else:
-                with Progress("fetching", "fetched", quiet=quiet or as_json) as progress:
-                    found = await prefetch(at.opened, files, progress, options.timeout)
+            files = await at.wait("the list of files", files_below(at.tree, wanted, unknown if check else None))
+            found = await _fetch(at, files, check, quiet)
     except NoPeers:
         if not check:
             raise
         unknown.update(wanted)  # nothing of the drive is here
-    except StoreLocked as error:
-        raise StoreLocked(
-            f"the drive is in use by process {error.pid or '(unknown)'}: read the files where it is mounted (cat FILE"
-            " > /dev/null), or unmount it first; --check works meanwhile",
-            error.pid,
-        ) from None
     _tell(link, found, sorted(unknown), check, as_json)
     return not found.missing and not unknown
+
+
+async def _fetch(at: View, files: list[Wanted], check: bool, quiet: bool) -> Report:
+    """Fetches the files, or only looks; by the process that has the drive open, if that is another one."""
+    opened = at.opened
+    assert opened.drive.content is not None
+    owner = opened.owner
+    if check:
+        return await report_of_owner(owner, files) if owner is not None else report(opened.drive.content, files)
+    if owner is None and (opened.store.folder is None or opened.store.read_only):
+        raise StoreLocked("another process has the drive open, and does not answer: end it, or try again later", 0)
+    with Progress("fetching", "fetched", quiet=quiet) as progress:
+        if owner is not None:
+            return await prefetch_by_owner(owner, files, progress, at.timeout)
+        return await prefetch(opened, files, progress, at.timeout)
 
 
 def _tell(link: Link | NamedLink | Path, found: Report, unknown: list[DrivePath], check: bool, as_json: bool) -> None:

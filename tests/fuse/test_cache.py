@@ -180,7 +180,7 @@ def _read_until_it_fails(point: Path) -> None:
 
 
 def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
-    """What is in use is listed as such and not removed or fetched from outside; pins are heeded at once."""
+    """What is in use is listed as such and not removed; its owner heeds pins, makes room and fetches when asked to."""
     cache = ("--cache-dir", tmp_path / "cache")
     with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, link):
         assert read(mount.point / "dir/00") == FILES["dir/00"]
@@ -191,11 +191,18 @@ def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
         assert (listed["link"], listed["pid"], listed["pins"]) == (link, mount.process.pid, ["/dir/00"])
         held = os.getxattr(mount.point / "dir/00", "user.dat.chunks_held")
         assert held == os.getxattr(mount.point / "dir/00", "user.dat.chunks")
-        for command in (("cache", "drop", link), ("prefetch", link)):
-            refused = datfs(*command, *cache)
-            assert (refused.returncode, "in use by process" in refused.stderr) == (1, True)
-        pruned = datfs("cache", "prune", *cache)
-        assert (pruned.returncode, "left alone" in pruned.stderr) == (0, True)
+        refused = datfs("cache", "drop", link, *cache)
+        assert (refused.returncode, "in use by process" in refused.stderr) == (1, True)
+        (pruned,) = objects("cache", "prune", *cache)
+        assert (pruned["freed"] > MIB, pruned["in_use"]) == (True, [])
+        assert mount.fact("chunks_held", "dir/15") == 0
+        checked = datfs("prefetch", f"{link}/dir/00", f"{link}/dir/01", "--check", *cache)
+        assert (checked.returncode, checked.stdout) == (9, "/dir/01\n")
+        (fetched,) = objects("prefetch", f"{link}/dir/00", f"{link}/dir/01", *cache)
+        assert (fetched["files"], fetched["missing"]) == (2, [])
+        assert mount.fact("chunks_held", "dir/01") == mount.fact("chunks", "dir/01")
+        full = datfs("prefetch", link, *cache)
+        assert (full.returncode, "gave them up again" in full.stderr) == (9, True)
         assert read(mount.point / "dir/01") == FILES["dir/01"]
     assert datfs("cache", "prune", *cache).returncode == 0
     checked = datfs("prefetch", f"{link}/dir", "--check", *cache)

@@ -1,0 +1,106 @@
+"""Fetching in advance into a store that another process has open: it is asked to, again and again, at its socket.
+
+The other side is :mod:`datfs.orders`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from datfs.bitfield import Bitfield
+from datfs.errors import CacheFull, DatfsError, NoPeers, TimedOut, Unavailable
+from datfs.local_service import Place, ask
+from datfs.orders import RANGES_MOST
+from datfs.prefetch import Report, Wanted, Watcher
+
+AT_ONCE = 256  # ranges of one question
+POLL = 0.3  # seconds
+
+Ranges = list[tuple[int, int]]
+
+
+async def report_of_owner(place: Place, files: Sequence[Wanted]) -> Report:
+    """What the owner has of these files, also what it has not written to the disk yet.
+
+    Raises Unavailable if it does not answer.
+    """
+    return _report(files, await _missing(place, files))
+
+
+async def _missing(place: Place, files: Sequence[Wanted]) -> Ranges:
+    ranges = [(file.first, file.stop) for file in files if file.stop > file.first]
+    missing: Ranges = []
+    for number in range(0, len(ranges), AT_ONCE):
+        part = ranges[number : number + AT_ONCE]
+        while part:
+            found, _ = await _ask(place, part, look=True)
+            missing += found
+            part = _beyond(part, found[-1][1]) if len(found) == RANGES_MOST else []
+    return missing
+
+
+def _beyond(ranges: Ranges, stop: int) -> Ranges:
+    """What lies behind the last answer, if there was more than fits one."""
+    number = next(n for n, (first, last) in enumerate(ranges) if first < stop <= last)
+    return [(stop, ranges[number][1]), *ranges[number + 1 :]]
+
+
+def _report(files: Sequence[Wanted], missing: Ranges) -> Report:
+    lacks = Bitfield()
+    for first, stop in missing:
+        lacks.set_range(first, stop, True)
+    result = Report()
+    for file in files:
+        gone = lacks.count(file.first, file.stop)
+        result.files += 1
+        result.size += file.size
+        result.chunks += file.stop - file.first
+        result.chunks_held += file.stop - file.first - gone
+        result.size_held += file.size - file.size * gone // max(1, file.stop - file.first)
+        if gone:
+            result.missing.append(file)
+    return result
+
+
+async def _ask(place: Place, ranges: Ranges, *, look: bool) -> tuple[Ranges, dict[str, Any]]:
+    try:
+        answer = await ask(place, "fetch", chunks=[list(one) for one in ranges], look=look)
+        if "error" in answer:
+            raise DatfsError(f"the process that has the drive open: {answer['error']}")
+        return [(int(first), int(stop)) for first, stop in answer["missing"]], answer
+    except (OSError, trio.TooSlowError, trio.BrokenResourceError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable(f"the process that has the drive open does not answer: {error}") from None
+
+
+async def prefetch_by_owner(place: Place, files: Sequence[Wanted], watcher: Watcher, timeout: float) -> Report:
+    """As :func:`datfs.prefetch.prefetch`, by the process that has the store open. Raises as that does."""
+    missing = await _missing(place, files)
+    lacking = _report(files, missing).missing
+    before = _report(lacking, missing)
+    watcher.start(len(lacking), sum(file.size for file in lacking))
+    last = trio.current_time()
+    while missing:
+        asked, later = missing[:AT_ONCE], missing[AT_ONCE:]
+        left, answer = await _ask(place, asked, look=False)
+        if len(left) == RANGES_MOST:
+            later = [*_beyond(asked, left[-1][1]), *later]
+        missing = left + later
+        now = _report(lacking, missing)
+        if now.chunks_held > before.chunks_held:
+            last = trio.current_time()
+        elif answer["full"]:
+            raise CacheFull("the cache has no room for it within the --cache-size of the process that has it open")
+        elif answer["hopeless"] is not None:
+            raise NoPeers(str(answer["hopeless"]))
+        elif trio.current_time() - last > timeout:
+            raise TimedOut(f"nothing more came within {timeout:g} s")
+        watcher.advance(now.size_held - before.size_held)
+        watcher.file_done(len(before.missing) - len(now.missing))
+        before = now
+        if missing:
+            watcher.file(b"/" + b"/".join(now.missing[0].path))
+            await trio.sleep(POLL)
+    return await report_of_owner(place, files)
