@@ -108,7 +108,7 @@ class CacheKeeper:
         room, content = self._room, self._content
         blocks = (size + 2 * BLOCK - 1) & -BLOCK
         if room is not None and self._used + blocks > room.granted - self._slack and not self._make_room(room, blocks):
-            if register is content and not content.is_needed(index):
+            if register is content and not content.is_in_hand(index):
                 return False
             self._passed.set()
         self._used += blocks
@@ -169,7 +169,7 @@ class CacheKeeper:
             while self._next is not None:
                 time, index = self._next
                 fresh = content.register.has(index) and self.uses.when(index) == time
-                if fresh and index not in self._pinned and not content.is_needed(index):
+                if fresh and index not in self._pinned and not content.is_in_hand(index):
                     return self._next
                 self._next = next(self._queue, None)
             if last:

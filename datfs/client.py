@@ -111,7 +111,13 @@ class OpenDrive:
     """
 
     def __init__(
-        self, drive: Drive, store: Store, swarm: Swarm | None, link: Link, stack: ExitStack, keeper: CacheKeeper | None
+        self,
+        drive: Drive,
+        store: Store,
+        swarm: Swarm | None,
+        link: Link,
+        stack: ExitStack,
+        keeper: CacheKeeper | None = None,
     ) -> None:
         self.drive = drive
         self.store = store

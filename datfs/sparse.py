@@ -489,7 +489,7 @@ class SparseRegister:
             self.cramped = False
             self.source.wants_changed(self)
 
-    def is_needed(self, index: int) -> bool:
+    def is_in_hand(self, index: int) -> bool:
         """Whether a reader waits for the chunk, or is about to read it: it must not be cleared now."""
         return index in self._waiters or index in self._handed
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
 
+from datfs.bitfield import Bitfield
 from datfs.cache_limit import CacheKeeper
 from datfs.chunk_uses import microseconds
 from datfs.drive import Drive, DriveTree
@@ -47,6 +48,14 @@ class LateSource:
     def undecided(self, register: SparseRegister) -> bool:
         """All is known."""
         return False
+
+    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
+        """What the origin holds."""
+        return (self._origins[register.register.key].data_bits,)
+
+    def all_told(self, register: SparseRegister, stop: int) -> bool:
+        """There is nobody but the origin."""
+        return True
 
     async def run(self) -> None:
         """Brings chunks until cancelled."""

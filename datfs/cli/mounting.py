@@ -15,9 +15,9 @@ import trio
 from rich.console import Console
 
 from datfs import mountpoints, readiness
+from datfs.budget import Budget
 from datfs.cli.failures import exit_code, explain
 from datfs.cli.options import SizeType, TargetType, drive_options, listen_options, listening, make_options, notice
-from datfs.budget import Budget
 from datfs.client import OpenDrive, Options
 from datfs.daemon import run_in_background
 from datfs.errors import DatfsError
@@ -210,7 +210,9 @@ def _prepared(
     if rest["cache_dir"] is not None:
         rest["cache_dir"] = rest["cache_dir"].absolute()
     directory = os.path.abspath(directory)
-    options = make_options(upload=not no_upload, share_locked=True, budget=Budget(budget) if budget is not None else None, **rest)
+    options = make_options(
+        upload=not no_upload, share_locked=True, budget=Budget(budget) if budget is not None else None, **rest
+    )
     # Nobody would find us without discovery, and a folder of this machine is published by `datfs share` only.
     usual = ListenAt(needed=False) if options.ways.names and not folder else None
     options = listening(options, listen, no_listen, usual=usual)

@@ -136,7 +136,7 @@ class Progress:
 
 
 def _bar(console: Console) -> Bars:
-    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    whole = Column(no_wrap=True)
     return Bars(
         TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=12),
