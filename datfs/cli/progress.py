@@ -136,7 +136,7 @@ class Progress:
 
 
 def _bar(console: Console) -> Bars:
-    whole = Column(no_wrap=True)
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Bars(
         TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=12),
@@ -145,9 +145,7 @@ def _bar(console: Console) -> Bars:
         TextColumn("{task.fields[sizes]}", markup=False, table_column=whole),
         TextColumn("{task.fields[rate]}", markup=False, table_column=whole),
         TextColumn("{task.fields[left]}", markup=False, table_column=whole),
-        TextColumn(
-            "{task.fields[name]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        ),
+        TextColumn("{task.fields[name]}", markup=False, table_column=rest),
         console=console,
         transient=True,
         expand=True,
