@@ -71,7 +71,7 @@ class FirstByte:
     def reference(self) -> float:
         """The reference fetching that file only: milliseconds until it has it."""
         with scratch() as store:
-            got = reference_clone(self._drive.key, self._peer.port, store, "--path", self._path)
+            got = reference_clone(self._drive.key, [self._peer.address], store, "--path", self._path)
         self.peaks["reference"].append(got.mib_peak)
         return 1000 * got.seconds
 

@@ -274,16 +274,19 @@ class ReferenceClone:
     crypto: str
 
 
-def reference_clone(key: str, port: int, store: Path, *flags: str) -> ReferenceClone:
-    """Downloads with the reference's own client; ``seconds`` from the start of Node to the last byte."""
+def reference_clone(key: str, addresses: Sequence[str], store: Path, *flags: str) -> ReferenceClone:
+    """Downloads with the reference's own client from peers on this machine, all together.
+
+    ``seconds``: from the start of Node to the last byte.
+    """
+    ports = [part for address in addresses for part in ("--port", address.rpartition(":")[2])]
     runtime = fast_runtime()
     command = [
         runtime.node,
         str(INTEROP / "clone.js"),
         "--key",
         key,
-        "--port",
-        str(port),
+        *ports,
         "--store",
         str(store),
     ]

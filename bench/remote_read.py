@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def with_reference() -> float:
             with scratch() as store:
-                got = reference_clone(drive.key, peer.port, store)
+                got = reference_clone(drive.key, [peer.address], store)
             report.notes["cryptography of the reference"] = got.crypto
             peaks["reference"].append(got.mib_peak)
             return megabytes_a_second(got.size, got.seconds)

@@ -12,6 +12,7 @@ const c = require('./common')
 const link = require('./link')
 
 const usage = `clone.js --key HEX64 (--port N | --listen) [flags]
+  --port N           repeatable: from several peers at once
   --host H           default 127.0.0.1
   --listen           wait for the other side to connect ("listening" says where) instead of dialing it
   --store DIR        keep it there, sleep layout (default: in memory)
@@ -25,7 +26,7 @@ const usage = `clone.js --key HEX64 (--port N | --listen) [flags]
 exit code 0 with "done"; 3 time is over; 4 the reference refused what it got; 5 the other side closed`
 
 const args = c.flags({
-  key: 'text', port: 'number', host: 'text', listen: 'switch', store: 'text', path: 'list', version: 'number', each: 'switch',
+  key: 'text', port: 'list', host: 'text', listen: 'switch', store: 'text', path: 'list', version: 'number', each: 'switch',
   out: 'text', live: 'number', 'no-files': 'switch', timeout: 'number'
 }, usage)
 
@@ -38,7 +39,7 @@ function end (code, event, fields) {
 }
 
 async function main () {
-  if (!args.key || !args.port === !args.listen || args._.length) throw new Error(usage)
+  if (!args.key || !args.port.length === !args.listen || args._.length) throw new Error(usage)
   setTimeout(() => end(3, 'timeout'), 1000 * (args.timeout || 60)).unref()
 
   const sparse = args.path.length > 0
@@ -47,13 +48,14 @@ async function main () {
   drive.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
 
   const bytes = { in: 0, out: 0 }
-  const socket = await connection()
-  const protocol = drive.replicate({ live: true, upload: false, download: true })
-  protocol.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
-  socket.setNoDelay(true)
-  socket.on('error', err => c.say('socket-error', { message: err.message }))
-  socket.on('close', () => { if (!finished) end(5, 'closed', { wireIn: bytes.in }) })
-  link.pipeline([socket, link.counter(n => { bytes.in += n }), protocol, link.counter(n => { bytes.out += n }), socket])
+  for (const socket of await connections()) {
+    const protocol = drive.replicate({ live: true, upload: false, download: true })
+    protocol.on('error', err => { if (!finished) end(4, 'refused', { message: err.message }) })
+    socket.setNoDelay(true)
+    socket.on('error', err => c.say('socket-error', { message: err.message }))
+    socket.on('close', () => { if (!finished) end(5, 'closed', { wireIn: bytes.in }) })
+    link.pipeline([socket, link.counter(n => { bytes.in += n }), protocol, link.counter(n => { bytes.out += n }), socket])
+  }
 
   await call(drive.metadata, 'ready') // without it a store that is there has the length 0
   if (!drive.metadata.length) await call(drive.metadata, 'update')
@@ -101,11 +103,11 @@ async function main () {
 
 const call = c.call
 
-function connection () {
+function connections () {
   const host = args.host || '127.0.0.1'
-  if (!args.listen) return net.connect(args.port, host)
+  if (!args.listen) return args.port.map(port => net.connect(Number(port), host))
   return new Promise(resolve => {
-    const server = net.createServer(socket => resolve(socket)).listen(0, host, () => {
+    const server = net.createServer(socket => resolve([socket])).listen(0, host, () => {
       c.say('listening', { host, port: server.address().port, key: args.key })
     })
   })
