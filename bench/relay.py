@@ -92,7 +92,7 @@ async def _call(
 
 @contextmanager
 def link_to(*targets: tuple[str, int], rate: float, round_trip: float) -> Iterator[list[str]]:
-    """A relay to each of ``targets`` until the block ends; yields their addresses on this side, as ``--peer`` takes them.
+    """A relay to each of ``targets`` until the block ends; yields their new addresses, as ``--peer`` takes them.
 
     ``rate``: bytes a second of each in each direction. ``round_trip``: seconds.
     """

@@ -4,14 +4,7 @@ Owns the want list (index → urgency, counted), the waiters, and the reservatio
 where chunks come from: a :class:`ChunkSource` asks :meth:`SparseRegister.next_wants`, delivers with
 :meth:`SparseRegister.put` and gives reservations back with :meth:`SparseRegister.release`.
 
-A chunk's life::
-
-    absent ──want──► wanted ──next_wants──► in flight ──put──► held
-               ▲        ▲                       │  │
-               └──drop──┴───────release─────────┘  └──the disk refuses it──► unstorable ──a new reader──► wanted
-
-A chunk that could not be written is not asked for again before somebody new wants it or the disk takes another one:
-it would be fetched again and again.
+What a chunk goes through is the table of :mod:`datfs.chunk_states`.
 
 Everything here runs in one thread; nothing awaits while an invariant is broken (``docs/design.md``, "State").
 """
@@ -26,6 +19,7 @@ import trio
 
 from datfs.bitfield import Bitfield
 from datfs.budget import Budget
+from datfs.chunk_states import ChunkState
 from datfs.crypto import TreeNode
 from datfs.errors import Closed, CorruptStorage, DatfsError, NoPeers
 from datfs.register import Register
@@ -37,6 +31,7 @@ class Urgency(enum.IntEnum):
     NOW = 0  # a reader waits for it
     SOON = 1  # read-ahead of a sequential reader
     LATER = 2  # asked for in advance by a person or a command
+    BACKGROUND = 3  # a whole drive that is to be here some day
 
 
 class ChunkSource(Protocol):
@@ -183,6 +178,7 @@ class SparseRegister:
         self._in_flight: set[int] = set()
         self._length_waiters: set[trio.Event] = set()
         self._claims: dict[object, int] = {}
+        self._paces: dict[object, float] = {}  # of those that claim and have answered
         self._closed = False
         self._unstorable: dict[int, Callable[[], Exception]] = {}
         self._store_failed = False
@@ -378,6 +374,17 @@ class SparseRegister:
         """How many different chunks readers wait for."""
         return len(self._waiters)
 
+    def state_of(self, index: int) -> ChunkState:
+        """Where a chunk is in its life (:mod:`datfs.chunk_states`)."""
+        wanted = any(index in level for level in self._levels)
+        if self.register.has(index):
+            return ChunkState.HELD
+        if index in self._unstorable:
+            return ChunkState.REFUSED if wanted else ChunkState.SHELVED
+        if index in self._in_flight:
+            return ChunkState.IN_FLIGHT if wanted else ChunkState.UNWANTED
+        return ChunkState.WANTED if wanted else ChunkState.ABSENT
+
     def next_wants(self, held: Bitfield, limit: int) -> Sequence[int]:
         """Up to ``limit`` wanted chunks that ``held`` has and nobody was asked for yet; reserves them.
 
@@ -531,7 +538,17 @@ class SparseRegister:
     def unclaim(self, peer: object) -> None:
         """The peer is gone."""
         self._claims.pop(peer, None)
+        self._paces.pop(peer, None)
         self._wake_length_waiters()
+
+    def keeps_pace(self, peer: object, seconds: float) -> None:
+        """A peer that claims something usually answers after so many seconds."""
+        if peer in self._claims:
+            self._paces[peer] = seconds
+
+    def quickest_but(self, peer: object) -> float | None:
+        """The usual seconds for an answer of the quickest other peer; None while none has answered."""
+        return min((seconds for other, seconds in self._paces.items() if other is not peer), default=None)
 
     def reconsider(self) -> None:
         """What :meth:`ChunkSource.undecided` says may have changed."""

@@ -21,6 +21,7 @@ PACKAGE = Path(datfs.__file__).parent
 PURE = {
     "datfs.bitfield",
     "datfs.budget",
+    "datfs.chunk_states",
     "datfs.crypto",
     "datfs.errors",
     "datfs.flat",
@@ -34,6 +35,7 @@ PURE = {
     "datfs.net.connection",
     "datfs.net.framing",
     "datfs.net.messages",
+    "datfs.net.peer_states",
     "datfs.net.places",
     "datfs.net.rate_limit",
     "datfs.net.replication",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from datfs.bitfield import Bitfield
+from datfs.chunk_states import CHUNK, ChunkEvent, ChunkState
 from datfs.errors import Closed, CorruptStorage, NoPeers
 from datfs.register import Register
 from datfs.sparse import CopySource, NoSource, SparseRegister, Urgency
@@ -200,62 +201,128 @@ async def test_close_ends_length_waiters(autojump_clock: trio.testing.MockClock)
         copy.close()
 
 
+def test_a_chunks_table_has_no_islands() -> None:
+    """Every state can be reached from the first one, each event happens, and only what is held stays for ever."""
+    reached = {ChunkState.ABSENT}
+    while more := {after for (before, _), after in CHUNK.items() if before in reached} - reached:
+        reached |= more
+    assert reached == set(ChunkState)
+    assert {state for state in ChunkState if not any(before is state for before, _ in CHUNK)} == {ChunkState.HELD}
+    assert {event for _, event in CHUNK} == set(ChunkEvent)
+
+
 class WantList(RuleBasedStateMachine):
-    """Wants, reservations and arrivals in any order, against plain sets."""
+    """Wants, reservations, arrivals, late ones too, and a disk that refuses, in any order, against the table.
+
+    After each step every chunk is where the table says that the events of the step lead to.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.origin = make_register(CHUNKS)
-        self.copy = SparseRegister(Register.open(memory_storage(), key=self.origin.key), Nobody())
+        self.copy, self.disk = on_full_disk(self.origin)
+        self.copy.source = Nobody()
+        self.disk.full = self.refused = False
         self.wants: list[tuple[int, Urgency]] = []
-        self.flying: set[int] = set()
-        self.here: set[int] = set()
+        self.states = dict.fromkeys(range(len(CHUNKS)), ChunkState.ABSENT)
+
+    def step(self, index: int, event: ChunkEvent) -> None:
+        self.states[index] = CHUNK.get((self.states[index], event), self.states[index])
+
+    def those(self, *states: ChunkState) -> set[int]:
+        return {index for index, state in self.states.items() if state in states}
 
     @rule(index=st.integers(0, 23), urgency=st.sampled_from(Urgency))
     def want(self, index: int, urgency: Urgency) -> None:
+        """Somebody wants it in advance."""
         self.copy.want([index], urgency)
         self.wants.append((index, urgency))
+        self.step(index, ChunkEvent.WANT)
 
     @precondition(lambda self: self.wants)
     @rule(data=st.data())
     def drop(self, data: st.DataObject) -> None:
+        """One of them does not want it any more."""
         index, urgency = data.draw(st.sampled_from(self.wants))
         self.wants.remove((index, urgency))
         self.copy.drop([index], urgency)
+        if all(other != index for other, _ in self.wants):
+            self.step(index, ChunkEvent.DROP)
 
     @rule(peer=st.sets(st.integers(0, 23)), limit=st.integers(0, 5))
     def ask(self, peer: set[int], limit: int) -> None:
+        """A peer with these chunks has room for some requests."""
         held = Bitfield()
         for index in peer:
             held.set(index)
         chosen = list(self.copy.next_wants(held, limit))
-        possible = {index for index, _ in self.wants} & peer - self.flying - self.here
+        possible = self.those(ChunkState.WANTED) & peer
+        best = {index: min(urgency for i, urgency in self.wants if i == index) for index in possible}
+        if self.refused:  # nothing is fetched ahead
+            possible = {index for index in possible if best[index] is Urgency.NOW}
         assert len(chosen) == len(set(chosen)) == min(limit, len(possible))
         assert set(chosen) <= possible
-        best = {index: min(urgency for i, urgency in self.wants if i == index) for index in possible}
         if chosen:
             assert max(best[index] for index in chosen) <= min(
-                (best[index] for index in possible - set(chosen)), default=Urgency.LATER
+                (best[index] for index in possible - set(chosen)), default=Urgency.BACKGROUND
             )
-        self.flying |= set(chosen)
+        for index in chosen:
+            self.step(index, ChunkEvent.ASK)
 
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data(), arrives=st.booleans())
-    def answer(self, data: st.DataObject, arrives: bool) -> None:
-        index = data.draw(st.sampled_from(sorted(self.flying)))
-        self.flying.discard(index)
-        if not arrives:
-            self.copy.release([index])
-            return
+    @rule(index=st.integers(0, 23))
+    def reserve(self, index: int) -> None:
+        """Any chunk may be asked for to learn the length, if it is neither here nor asked for nor refused."""
+        free = self.states[index] in (ChunkState.ABSENT, ChunkState.WANTED)
+        assert self.copy.reserve(index) == free
+        if free:
+            self.step(index, ChunkEvent.ASK)
+
+    @rule(index=st.integers(0, 23))
+    def release(self, index: int) -> None:
+        """The request for it came to nothing."""
+        self.copy.release([index])
+        self.step(index, ChunkEvent.RELEASE)
+
+    @precondition(lambda self: self.those(ChunkState.IN_FLIGHT, ChunkState.UNWANTED))
+    @rule(data=st.data(), disk_works=st.booleans())
+    def answer(self, data: st.DataObject, disk_works: bool) -> None:
+        """An answer that was counted on."""
+        flying = sorted(self.those(ChunkState.IN_FLIGHT, ChunkState.UNWANTED))
+        self.arrive(data.draw(st.sampled_from(flying)), disk_works)
+
+    @rule(index=st.integers(0, 23), disk_works=st.booleans())
+    def late_answer(self, index: int, disk_works: bool) -> None:
+        """An answer that comes after all."""
+        if self.states[index] is not ChunkState.HELD:
+            self.arrive(index, disk_works)
+
+    def arrive(self, index: int, disk_works: bool) -> None:
         proof = self.origin.proof(index, self.copy.register.digest(index))
+        self.disk.full = not disk_works
         self.copy.put(index, CHUNKS[index], proof.nodes, proof.signature)
-        self.here.add(index)
+        self.refused = not disk_works
+        self.step(index, ChunkEvent.STORE if disk_works else ChunkEvent.REFUSE)
+        if disk_works:
+            for other in self.those(ChunkState.REFUSED, ChunkState.SHELVED):
+                self.step(other, ChunkEvent.RETRY)
+
+    @rule(index=st.integers(0, 23))
+    def read(self, index: int) -> None:
+        """A reader comes, asks for it, and has no patience at all."""
+
+        async def look() -> None:
+            with trio.move_on_after(0):
+                await self.copy.ensure([index])
+
+        trio.run(look)
+        self.step(index, ChunkEvent.RETRY)
 
     @invariant()
     def agrees(self) -> None:
+        assert {index: self.copy.state_of(index) for index in self.states} == self.states
         assert set(self.copy.wanted) == {index for index, _ in self.wants}
-        assert {index for index in range(24) if self.copy.register.has(index)} == self.here
-        assert all(not self.copy.reserve(index) for index in self.flying | self.here)
+        wanted = {index for level in self.copy._open for index in level}
+        assert wanted == self.those(ChunkState.WANTED)  # none is forgotten, none could be asked for twice
 
 
 TestWantList = WantList.TestCase

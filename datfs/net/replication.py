@@ -3,14 +3,11 @@
 Owns what the peer says it has, the requests in flight to it, and how many of those it may get. Chooses requests from
 the register's want list; messages to send gather in :attr:`PeerState.outgoing`.
 
-::
+How a peer is dealt with is the table of :mod:`datfs.net.peer_states`.
 
-    start ──► Want region 0 ──Have──► refill ──Request──► in flight ──Data──► put ──► refill
-                                        ▲                     │ late
-                                        └──────release────────┘
-
-The number of requests in flight adapts: it grows by one with each answer while answers come quickly and is halved by a
-late one, so a slow link is not buried and a fast one is kept full.
+The number of requests in flight adapts: it grows by one with each answer that came about as quickly as the quickest,
+shrinks by one with a slower one, and is halved by a stall. So a link is kept full and not buried, a fast peer gets more
+than a slow one, and what one peer has no room for is left to the others.
 """
 
 from __future__ import annotations
@@ -22,18 +19,22 @@ from collections.abc import Collection
 from datfs.bitfield import Bitfield, rle_decode
 from datfs.errors import DatfsError, RemoteProtocolError
 from datfs.net.messages import Data, Have, Message, Request, Unhave, Want
+from datfs.net.peer_states import PeerStage
 from datfs.sparse import SparseRegister
 
 REGION = 1 << 20  # chunks in one Want, aligned: what the reference asks for
 HAVE_ALIGNMENT = 8192  # a Have with a bitfield starts at a multiple of this
 WANTS_UNANSWERED = 16
 WINDOW_FIRST = 16  # the reference's fixed number of requests in flight
-WINDOW_LEAST = 4
+WINDOW_LEAST = 2
 WINDOW_MOST = 128
-QUICK = 2.0  # an answer within so many seconds lets the window grow
+QUEUE = 0.1  # seconds that an answer may take beyond twice the quickest one: so much waits at the peer, as a link is
+# kept full by little and more would only be missing elsewhere
+SLOW = 1.0  # seconds for an answer, above which a peer gets less than the first window
 STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
 IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
 # slow link twice the usual time of an answer, if that is more
+HURRY = 1.0  # the same, if another peer usually answers in a quarter of it
 CHUNK_USUAL = 1 << 16  # bytes; what the reference makes of files
 LATE = 25.0  # seconds after which one request is given up although others are answered
 AVOIDED = 15.0  # seconds for which a peer that owes late answers is asked for nothing more, if there are others
@@ -61,9 +62,12 @@ class PeerState:
         self._regions: set[int] = set()
         self._unanswered = 0
         self._window = WINDOW_FIRST
-        self._usual = 0.0  # smoothed seconds from request to answer
+        self._quickest = math.inf  # seconds from request to answer
+        self._usual = 0.0  # the same, smoothed
         self._progress = 0.0
         self._strikes = 0
+        self._started = False
+        self._told = False  # what it has, or some of it
         self._closed = False
 
     def excuse(self, seconds: float, now: float) -> None:
@@ -89,8 +93,19 @@ class PeerState:
     def _told_regions(self, stop: int) -> bool:
         return not self._unanswered and all(region in self._regions for region in range(-(-stop // REGION)))
 
+    def stage(self, now: float) -> PeerStage:
+        """How far the peer is, and how well it does (:mod:`datfs.net.peer_states`)."""
+        if self._closed:
+            return PeerStage.CLOSED
+        if not self._told:
+            return PeerStage.LISTENING if self._started else PeerStage.NEW
+        if now < self._avoided_until:
+            return PeerStage.TRIED if self._asked else PeerStage.OWING
+        return PeerStage.BUSY if self._asked else PeerStage.IDLE
+
     def start(self, now: float) -> None:
         """Both sides know the register and the peer has shaken hands: ask what it has."""
+        self._started = True
         self._progress = now
         # Old peers die of a Request that comes before any Have, so an empty one goes first (wire.md section 11.4).
         self.outgoing.append(Have(start=0, length=HAVE_ALIGNMENT, bitfield=b""))
@@ -110,6 +125,7 @@ class PeerState:
                 self.held.set_range(have.start, min(stop, limit), True)
         else:
             self._on_bitfield(have, limit)
+        self._told |= self.first_have or self.length > 0
         if self.first_have:
             self.register.claim(self, self.length)
         self.refill(now)
@@ -169,9 +185,7 @@ class PeerState:
         self._strikes = 0
         self._avoided_until = 0.0
         if asked_at is not None:
-            self._usual += (now - asked_at - self._usual) / 8
-            if now - asked_at < QUICK:
-                self._window = min(self._window + 1, WINDOW_MOST)
+            self._took(now - asked_at)
         register = self.register
         if register.register.has(data.index):
             register.release((data.index,))
@@ -186,6 +200,17 @@ class PeerState:
         self.chunks_received += 1
         return True
 
+    def _took(self, seconds: float) -> None:
+        """An answer came so long after its request: the window follows."""
+        first = self._quickest == math.inf
+        self._quickest = min(self._quickest, seconds)
+        self._usual += (seconds - self._usual) / (1 if first else 8)
+        self.register.keeps_pace(self, self._usual)
+        if seconds <= QUEUE + 2 * self._quickest:
+            self._window = min(self._window + 1, WINDOW_MOST)
+        elif self._window > WINDOW_FIRST or seconds > SLOW:
+            self._window = max(self._window - 1, WINDOW_LEAST)
+
     # -- what we ask
 
     def refill(self, now: float, *, in_batches: bool = False) -> None:
@@ -194,7 +219,7 @@ class PeerState:
         ``in_batches``: not before a quarter of the window is free, unless a reader's chunk was not asked for yet. A
         message for each answer would be a packet for each answer.
         """
-        if self._closed or (not self.first_have and not self.length):
+        if self._closed or not self._told:
             return
         register = self.register
         if now < self._avoided_until and register.peers > 1:
@@ -255,9 +280,10 @@ class PeerState:
             self._progress = now
             self._strikes += 1
             self._window = max(WINDOW_LEAST, self._window // 2)
+            self._quickest = math.inf  # the way to it may have changed
             late = list(self._asked)
         else:
-            late = [index for index, asked_at in self._asked.items() if now - asked_at > self._patience(index)]
+            late = self._overdue(now)
         if not late:
             return
         self._give_up(late)
@@ -266,11 +292,23 @@ class PeerState:
             raise RemoteProtocolError(f"requests for {self.register.name} chunks were not answered for too long")
         self.register.source.wants_changed(self.register)
 
-    def _patience(self, index: int) -> float:
-        awaited = self.register.length_wanted or self.register.is_waited_for(index)
-        if self.register.peers > 1 and awaited:
-            return min(LATE, max(IMPATIENT, 2 * self._usual))
-        return LATE
+    def _overdue(self, now: float) -> list[int]:
+        """What is late; with one chunk that a reader waits for, all that was asked as long ago: he wants it next."""
+        register = self.register
+        if register.peers > 1:
+            patience = self._patience()
+            old = [index for index, asked_at in self._asked.items() if now - asked_at > patience]
+            if old and (register.length_wanted or any(map(register.is_waited_for, old))):
+                return old
+        return [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
+
+    def _patience(self) -> float:
+        """Seconds after which what a reader waits for is asked of another peer."""
+        patience = max(IMPATIENT, 2 * self._usual)
+        quicker = self.register.quickest_but(self)
+        if quicker is not None:
+            patience = min(patience, max(HURRY, 4 * quicker))
+        return min(LATE, patience)
 
     def _give_up(self, indices: list[int]) -> None:
         for index in indices:

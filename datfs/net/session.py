@@ -51,7 +51,7 @@ UNSENT_MOST = 4096  # messages; from a peer that makes us say so much and does n
 MESSAGES_IN_A_ROW = 64  # then the other tasks have their turn
 HANDSHAKE_TIMEOUT = 10.0
 SEND_TIMEOUT = 60.0  # a peer that takes nothing of SEND_PIECE for so long is gone
-TICK = 1.0
+TICK = 0.5
 ON_THE_WAY = 2.0  # seconds' worth of a limit that may be on the way to us, so that a reader's chunk waits no longer
 
 EXPECTED = (DatfsError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
