@@ -11,14 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from datfs.bitfield import Bitfield, rle_encode
 from datfs.errors import BadProof, RemoteProtocolError
 from datfs.net.messages import Data, Have, Request, Unhave, Want
+from datfs.net.peer_states import PEER, PeerEvent, PeerStage
 from datfs.net.replication import (
     AVOIDED,
+    HURRY,
     IMPATIENT,
     LATE,
     REGION,
     STALLED,
     STRIKES,
     WINDOW_FIRST,
+    WINDOW_LEAST,
     WINDOW_MOST,
     PeerState,
 )
@@ -261,15 +264,60 @@ def test_impatience_only_where_a_reader_waits_and_another_peer_is_there() -> Non
     slow.on_have(EVERYTHING, 0.0)
     copy.want([3, 4], Urgency.NOW)
     peers.wants_changed(copy)
+    copy.want([5], Urgency.SOON)
+    slow.refill(3.0)
     copy._waiters[3] = None  # type: ignore[assignment]  # a reader
     slow.tick(IMPATIENT + 1)
-    assert slow.in_flight == 2
+    assert slow.in_flight == 3
     other.on_have(EVERYTHING, 0.0)
     peers.now = IMPATIENT + 1
     slow.tick(peers.now)
-    assert slow.in_flight == 1
-    assert asked(other) == [3]
+    assert slow.in_flight == 1  # what was asked later is not late
+    assert asked(other) == [3, 4]  # what was asked with it is next
     copy._waiters.clear()
+
+
+def test_a_quicker_peer_makes_us_less_patient() -> None:
+    """What a reader waits for is asked of the other peer sooner, if that one usually answers much sooner."""
+    copy, peers, [slow, quick] = peers_of(2)
+    quick.on_have(EVERYTHING, 0.0)
+    copy.want([1], Urgency.NOW)
+    peers.wants_changed(copy)
+    quick.on_data(answer(1, copy), 0.1)
+    quick.on_have(Have(0, REGION, b""), 0.1)
+    quick.on_unhave(Unhave(0, COUNT), 0.1)
+    asked(quick)
+    slow.on_have(EVERYTHING, 0.1)
+    copy.want([3], Urgency.NOW)
+    peers.wants_changed(copy)
+    assert asked(slow) == [3]
+    quick.on_have(EVERYTHING, 0.2)
+    copy._waiters[3] = None  # type: ignore[assignment]  # a reader
+    peers.now = 0.1 + HURRY / 2
+    slow.tick(peers.now)
+    assert asked(quick) == []
+    peers.now = 0.2 + HURRY
+    slow.tick(peers.now)
+    assert asked(quick) == [3]
+    copy._waiters.clear()
+
+
+def test_what_one_peer_has_no_room_for_is_left_to_others() -> None:
+    """Answers that come later than the link needs make the window smaller, down to what the peer keeps up with."""
+    source = make_register([b"chunk %d" % number for number in range(500)])
+    copy, _, [peer] = peers_of(1, source)
+    peer.on_have(Have(0, REGION, rle_encode(b"\xff" * 62)), 0.0)
+    copy.want(range(490), Urgency.LATER)
+    peer.refill(0.0)
+    queue = asked(peer)
+    now, widths = 0.0, []
+    for _ in range(200):  # one after the other, each takes a third of a second
+        now += 1 / 3
+        peer.on_data(answer(queue.pop(0), copy, source), now)
+        peer.refill(now)
+        queue += asked(peer)
+        widths.append(peer.in_flight)
+    assert WINDOW_LEAST <= max(widths[100:]) <= 6 < WINDOW_FIRST
 
 
 @pytest.mark.parametrize(
@@ -318,20 +366,50 @@ def test_further_regions_are_wanted_when_needed() -> None:
     assert peer.outgoing == [Want(2 * REGION, REGION)]
 
 
+def test_a_peers_table_has_no_islands() -> None:
+    """Every state can be reached from the first one, each event happens, and only the end is final."""
+    reached = {PeerStage.NEW}
+    while more := {after for (before, _), after in PEER.items() if before in reached} - reached:
+        reached |= more
+    assert reached == set(PeerStage)
+    assert {stage for stage in PeerStage if not any(before is stage for before, _ in PEER)} == {PeerStage.CLOSED}
+    assert {event for _, event in PEER} == set(PeerEvent)
+
+
+def within_reach(before: PeerStage, events: frozenset[PeerEvent]) -> set[PeerStage]:
+    """Where these events lead to by the table, each as often as it likes."""
+    reached = {before}
+    while more := {PEER[stage, event] for stage in reached for event in events if (stage, event) in PEER} - reached:
+        reached |= more
+    return reached
+
+
+ASKED_MORE = frozenset({PeerEvent.ASK})  # whatever happens, a peer may be asked for what is free now
+BY_TIME = frozenset({PeerEvent.FORGIVE, PeerEvent.LATE, PeerEvent.EMPTY})
+
+
 class ManyPeers(RuleBasedStateMachine):
     """Readers want and drop, three peers announce, deny, answer, stall and go: no chunk is asked twice at a time
-    without cause, none is forgotten, and at the end everything wanted that somebody has is here.
+    without cause, none is forgotten, and at the end everything wanted that somebody has is here. Each change of a peer's
+    state follows the table, by events that the step can have caused.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.copy, self.source, peers = peers_of(3)
+        self.stages = {peer: PeerStage.LISTENING for peer in peers}
         self.flying: dict[PeerState, list[int]] = {peer: [] for peer in peers}
         self.wants: list[tuple[int, Urgency]] = []
 
-    def look(self) -> None:
+    def look(self, *told: PeerState, events: frozenset[PeerEvent] = frozenset()) -> None:
+        """After a step: ``events`` are what may have happened to the peers ``told`` besides new requests."""
         for peer in self.source.peers:
-            self.flying[peer] += asked(peer)
+            new = asked(peer)
+            self.flying[peer] += new
+            stage = peer.stage(self.source.now)
+            assert stage in within_reach(self.stages[peer], events | ASKED_MORE if peer in told else ASKED_MORE)
+            assert not new or stage in (PeerStage.BUSY, PeerStage.TRIED) or PeerEvent.LATE in events
+            self.stages[peer] = stage
 
     indices = st.integers(0, COUNT - 1)
     numbers = st.integers(0, 2)
@@ -353,15 +431,16 @@ class ManyPeers(RuleBasedStateMachine):
 
     @rule(number=numbers, bits=st.binary(min_size=5, max_size=5))
     def announce(self, number: int, bits: bytes) -> None:
-        self.source.peers[number].on_have(Have(0, REGION, rle_encode(bits)), self.source.now)
-        self.look()
+        peer = self.source.peers[number]
+        peer.on_have(Have(0, REGION, rle_encode(bits)), self.source.now)
+        self.look(peer, events=frozenset({PeerEvent.TELL}))
 
     @rule(number=numbers, first=indices, count=st.integers(1, 10))
     def deny(self, number: int, first: int, count: int) -> None:
         peer = self.source.peers[number]
         peer.on_unhave(Unhave(first, count), self.source.now)
         self.flying[peer] = [index for index in self.flying[peer] if not first <= index < first + count]
-        self.look()
+        self.look(peer, events=frozenset({PeerEvent.EMPTY}))
 
     @rule(number=numbers, data=st.data())
     def arrive(self, number: int, data: st.DataObject) -> None:
@@ -372,7 +451,7 @@ class ManyPeers(RuleBasedStateMachine):
             peer.on_data(answer(index, self.copy), self.source.now)
             assert self.copy.register.has(index)
             peer.refill(self.source.now)
-            self.look()
+            self.look(peer, events=frozenset({PeerEvent.FORGIVE, PeerEvent.EMPTY}))
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 12.0]))
     def wait(self, seconds: float) -> None:
@@ -382,18 +461,21 @@ class ManyPeers(RuleBasedStateMachine):
                 peer.tick(self.source.now)
             except RemoteProtocolError:
                 self.replace(number)
-        self.look()
+        self.look(*self.source.peers, events=BY_TIME)
 
     @rule(number=numbers)
     def replace(self, number: int) -> None:
         old = self.source.peers[number]
         old.close()
+        assert old.stage(self.source.now) is PEER[self.stages.pop(old), PeerEvent.CLOSE]
         new = self.source.peers[number] = PeerState(self.copy)
+        assert new.stage(self.source.now) is PeerStage.NEW
         new.start(self.source.now)
         new.outgoing.clear()
+        self.stages[new] = PEER[PeerStage.NEW, PeerEvent.START]
         self.flying = {peer: indices for peer, indices in self.flying.items() if peer is not old} | {new: []}
         self.source.wants_changed(self.copy)
-        self.look()
+        self.look(*self.source.peers, events=BY_TIME)
 
     @invariant()
     def nothing_is_asked_twice(self) -> None:
