@@ -5,9 +5,9 @@ the register's want list; messages to send gather in :attr:`PeerState.outgoing`.
 
 How a peer is dealt with is the table of :mod:`datfs.net.peer_states`.
 
-The number of requests in flight adapts: it grows by one with each answer that came about as quickly as the quickest,
-shrinks by one with a slower one, and is halved by a stall. So a link is kept full and not buried, a fast peer gets more
-than a slow one, and what one peer has no room for is left to the others.
+The number of requests in flight adapts: it grows with answers that come about as quickly as the quickest, shrinks with
+slower ones, and is halved by a stall. So a link is kept full and not buried, a fast peer gets more than a slow one, and
+what one peer has no room for is left to the others.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ WINDOW_LEAST = 2
 WINDOW_MOST = 128
 QUEUE = 0.1  # seconds that an answer may take beyond twice the quickest one: so much waits at the peer, as a link is
 # kept full by little and more would only be missing elsewhere
+STEP = 1 / 4  # so much the window changes with an answer: what that does is seen one round trip later
 SLOW = 1.0  # seconds for an answer, above which a peer gets less than the first window
 STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
 IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
@@ -61,7 +62,8 @@ class PeerState:
         self._avoided_until = 0.0
         self._regions: set[int] = set()
         self._unanswered = 0
-        self._window = WINDOW_FIRST
+        self._window = float(WINDOW_FIRST)
+        self._opening = True  # the window grows quickly until answers are slow for the first time
         self._quickest = math.inf  # seconds from request to answer
         self._usual = 0.0  # the same, smoothed
         self._progress = 0.0
@@ -206,10 +208,14 @@ class PeerState:
         self._quickest = min(self._quickest, seconds)
         self._usual += (seconds - self._usual) / (1 if first else 8)
         self.register.keeps_pace(self, self._usual)
-        if seconds <= QUEUE + 2 * self._quickest:
-            self._window = min(self._window + 1, WINDOW_MOST)
-        elif self._window > WINDOW_FIRST or seconds > SLOW:
-            self._window = max(self._window - 1, WINDOW_LEAST)
+        if self._usual <= QUEUE + 2 * self._quickest:
+            self._window = min(self._window + (1.0 if self._opening else STEP), WINDOW_MOST)
+            return
+        self._opening = False
+        if self._usual > SLOW:
+            self._window = max(self._window - 1.0, WINDOW_LEAST)
+        elif self._window > WINDOW_FIRST:
+            self._window -= STEP
 
     # -- what we ask
 
@@ -225,7 +231,7 @@ class PeerState:
         if now < self._avoided_until and register.peers > 1:
             return
         room = int(min(self._window, self._affordable())) - len(self._asked)
-        if room <= 0 or (in_batches and room < self._window // 4 and not register.urgent):
+        if room <= 0 or (in_batches and room < int(self._window / 4) and not register.urgent):
             return
         if not self._asked:
             self._progress = now
@@ -279,7 +285,7 @@ class PeerState:
         if now - self._progress > STALLED:
             self._progress = now
             self._strikes += 1
-            self._window = max(WINDOW_LEAST, self._window // 2)
+            self._window = max(WINDOW_LEAST, self._window / 2)
             self._quickest = math.inf  # the way to it may have changed
             late = list(self._asked)
         else:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datfs.net.discovery.static import StaticPeers
+from datfs.net.messages import Have
 from datfs.net.rate_limit import BURST, RATE_LEAST, TURN, RateLimit
 from datfs.net.replication import PeerState
 from datfs.net.swarm import Swarm
@@ -178,8 +179,7 @@ def test_an_excused_peer_is_not_late() -> None:
     copy = SparseRegister(Register.open(memory_storage(), key=SOURCE.key), NoSource("a test"))
     peer = PeerState(copy)
     copy.want([3], Urgency.NOW)
-    peer.held.set_range(0, source.register.length, True)
-    peer.length, peer.first_have = source.register.length, True
+    peer.on_have(Have(0, source.register.length), 0.0)
     peer.refill(0.0)
     assert peer.in_flight == 1
     for second in range(1, 200):
