@@ -159,7 +159,7 @@ class PeerWorld:
         self.dialed.append(address)
         peer = self.peers[address]
         if isinstance(peer, Exception):
-            raise peer
+            raise peer.with_traceback(None)  # not the frames of all times it was raised before
         ours, theirs = trio.testing.memory_stream_pair()
         self._nursery.start_soon(peer.serve, theirs)
         return ours

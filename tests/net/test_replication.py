@@ -390,14 +390,14 @@ BY_TIME = frozenset({PeerEvent.FORGIVE, PeerEvent.LATE, PeerEvent.EMPTY})
 
 class ManyPeers(RuleBasedStateMachine):
     """Readers want and drop, three peers announce, deny, answer, stall and go: no chunk is asked twice at a time
-    without cause, none is forgotten, and at the end everything wanted that somebody has is here. Each change of a peer's
-    state follows the table, by events that the step can have caused.
+    without cause, none is forgotten, and at the end everything wanted that somebody has is here. Each change of a
+    peer's state follows the table, by events that the step can have caused.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.copy, self.source, peers = peers_of(3)
-        self.stages = {peer: PeerStage.LISTENING for peer in peers}
+        self.stages = dict.fromkeys(peers, PeerStage.LISTENING)
         self.flying: dict[PeerState, list[int]] = {peer: [] for peer in peers}
         self.wants: list[tuple[int, Urgency]] = []
 
