@@ -423,6 +423,11 @@ class SparseRegister:
         """Whether a reader needs the chunk now, though he may wait for another one first."""
         return index in self._levels[Urgency.NOW]
 
+    @property
+    def all_asked(self) -> bool:
+        """Whether everything that is wanted and could be asked for was asked for."""
+        return not any(self._open)
+
     def is_waited_for(self, index: int) -> bool:
         """Whether a reader waits for the chunk now."""
         return index in self._waiters

@@ -33,8 +33,8 @@ QUEUE = 0.1  # seconds that an answer may take beyond twice the quickest one: so
 STEP = 1 / 4  # so much the window changes with an answer: what that does is seen one round trip later
 SLOW = 1.0  # seconds for an answer, above which a peer gets less than the first window
 STALLED = 10.0  # seconds without any answer after which requests are asked elsewhere
-IMPATIENT = 3.0  # seconds after which a chunk that a reader waits for is asked of another peer as well; on a
-# slow link twice the usual time of an answer, if that is more
+IMPATIENT = 3.0  # seconds after which a chunk is asked of another peer as well, if a reader waits for it or nothing
+# else is left to ask for; on a slow link twice the usual time of an answer, if that is more
 HURRY = 1.0  # the same, if another peer usually answers in a quarter of it
 CHUNK_USUAL = 1 << 16  # bytes; what the reference makes of files
 LATE = 25.0  # seconds after which one request is given up although others are answered
@@ -299,17 +299,17 @@ class PeerState:
         self.register.source.wants_changed(self.register)
 
     def _overdue(self, now: float) -> list[int]:
-        """What is late; with one chunk that a reader waits for, all that was asked as long ago: he wants it next."""
+        """What is late. Soon if others may have room for it, or a reader waits: then all that was asked as long ago."""
         register = self.register
         if register.peers > 1:
             patience = self._patience()
             old = [index for index, asked_at in self._asked.items() if now - asked_at > patience]
-            if old and (register.length_wanted or any(map(register.is_waited_for, old))):
+            if old and (register.all_asked or register.length_wanted or any(map(register.is_waited_for, old))):
                 return old
         return [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
 
     def _patience(self) -> float:
-        """Seconds after which what a reader waits for is asked of another peer."""
+        """Seconds after which something is asked of another peer, if it matters to somebody."""
         patience = max(IMPATIENT, 2 * self._usual)
         quicker = self.register.quickest_but(self)
         if quicker is not None:

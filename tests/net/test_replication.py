@@ -366,6 +366,51 @@ def test_further_regions_are_wanted_when_needed() -> None:
     assert peer.outgoing == [Want(2 * REGION, REGION)]
 
 
+def download(
+    copy: SparseRegister, source: Register, peers: Peers, seconds: dict[PeerState, float]
+) -> dict[PeerState, list[int]]:
+    """Lets peers answer one request after the other, each in its own time, until everything is here; who sent what."""
+    queues: dict[PeerState, list[int]] = {peer: [] for peer in seconds}
+    sent: dict[PeerState, list[int]] = {peer: [] for peer in seconds}
+    busy_until = dict.fromkeys(seconds, 0.0)
+    ticked = 0.0
+    while copy.wanted and not copy.has_range(0, source.length):
+        for peer, queue in queues.items():
+            new = asked(peer)
+            if new and not queue:
+                busy_until[peer] = peers.now + seconds[peer]
+            queue += new
+        ready = min((busy_until[peer], number) for number, peer in enumerate(queues) if queues[peer])
+        if ready[0] > ticked + 0.5:
+            peers.now = ticked = ticked + 0.5
+            for peer in queues:
+                peer.tick(peers.now)
+            continue
+        peers.now, peer = ready[0], list(queues)[ready[1]]
+        index = queues[peer].pop(0)
+        busy_until[peer] = peers.now + seconds[peer]
+        if peer.on_data(answer(index, copy, source), peers.now):
+            sent[peer].append(index)
+        peer.refill(peers.now, in_batches=True)
+    return sent
+
+
+@pytest.mark.parametrize("slow_seconds", [0.1, 1.0, 4.0])
+def test_a_fast_peer_gets_more(slow_seconds: float) -> None:
+    """Each peer brings what it can: the slow one does not hold up the end, and the fast one never waits for it."""
+    source = make_register([b"chunk %d" % number for number in range(1000)])
+    copy, peers, [slow, fast] = peers_of(2, source)
+    for peer in (slow, fast):
+        peer.on_have(Have(0, REGION, rle_encode(b"\xff" * 125)), 0.0)
+    copy.want(range(1000), Urgency.LATER)
+    peers.wants_changed(copy)
+    sent = download(copy, source, peers, {slow: slow_seconds, fast: 0.01})
+    together = 1000 / (1 / slow_seconds + 1 / 0.01)
+    assert len(sent[fast]) + len(sent[slow]) == 1000
+    assert len(sent[fast]) > len(sent[slow]) * slow_seconds / 0.01 / 4
+    assert peers.now < together * 1.2 + 2 * HURRY
+
+
 def test_a_peers_table_has_no_islands() -> None:
     """Every state can be reached from the first one, each event happens, and only the end is final."""
     reached = {PeerStage.NEW}
