@@ -117,7 +117,6 @@ class Churn:
         self.swarm.add_register(self.copy)
         self.order = list(range(len(CHUNKS)))
         self.dice.shuffle(self.order)
-        self.longest = 0.0
         self.came = 0
 
     async def peers(self) -> None:
@@ -168,10 +167,8 @@ class Churn:
             if self.dice.random() < 0.2:
                 with trio.move_on_after(self.dice.random()):
                     await self.copy.ensure(wanted)
-            started = trio.current_time()
             with trio.fail_after(PATIENCE):
                 await self.copy.ensure(wanted)
-            self.longest = max(self.longest, trio.current_time() - started)
             for index in wanted:
                 assert self.copy.register.get(index) == CHUNKS[index]
             await trio.sleep(self.dice.uniform(0, 4.0 * PAUSE))
