@@ -6,6 +6,7 @@ is what is used. ``.dat``, where the registers are, is nobody's file either.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat as stat_bits
@@ -18,6 +19,7 @@ from datfs.metadata import valid_component
 from datfs.text import show_path
 
 PRIVATE = b".dat"
+MANY = 64  # files to sync: from so many on their whole file system is synced at once
 NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL))
 """What :meth:`ConfinedFolder.open_file` says if there is no plain file of that name."""
 
@@ -36,15 +38,23 @@ class ConfinedFolder:
         self.name = str(folder)
         self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def open_file(self, path: DrivePath, *, write: bool = False) -> int:
-        """A file descriptor of a plain file; with ``write`` it is made, with the folders above, if it is not there."""
+    def open_file(self, path: DrivePath, *, write: bool = False, follow: bool = False) -> int:
+        """A file descriptor of a plain file; with ``write`` it is made, with the folders above, if it is not there.
+
+        ``follow``: the name may be a symbolic link, wherever it leads, but to the registers. For an owner's own files.
+        """
         # NONBLOCK: what was a file may have become a pipe.
-        flags = (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC
         with self._names(path), self._parent(path, make=write) as parent:
-            fd = os.open(path[-1], flags, 0o666, dir_fd=parent)
-            if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+            fd = os.open(path[-1], flags | (0 if follow else os.O_NOFOLLOW), 0o666, dir_fd=parent)
+            try:
+                if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+                    raise OSError(errno.EINVAL, "not a plain file")
+                if follow:
+                    self._refuse_registers(fd)
+            except OSError:
                 os.close(fd)
-                raise OSError(errno.EINVAL, "not a plain file")
+                raise
             return fd
 
     def remove(self, path: DrivePath) -> None:
@@ -63,12 +73,16 @@ class ConfinedFolder:
                 if error.errno not in NO_FILE | {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
 
-    def sync(self, paths: Iterable[DrivePath]) -> None:
+    def sync(self, paths: Iterable[DrivePath], *, follow: bool = False) -> None:
         """Makes files and their names durable. Those that are not there any more are left out."""
         folders: set[DrivePath] = set()
+        paths = list(paths)
+        if len(paths) > MANY:
+            _sync_file_system(self._root)
+            paths = [path for path in paths if self._is_elsewhere(path)]
         for path in paths:
             try:
-                fd = self.open_file(path)
+                fd = self.open_file(path, follow=follow)
             except OSError as error:
                 if error.errno in NO_FILE:
                     continue
@@ -129,3 +143,24 @@ class ConfinedFolder:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(fd), os.stat(PRIVATE, dir_fd=self._root)):
                 raise NotADirectoryError(errno.ENOTDIR, "the drive's own registers are there")
+
+    def _is_elsewhere(self, path: DrivePath) -> bool:
+        """Whether a file is on another file system than the folder."""
+        with suppress(OSError):
+            return os.stat(b"/".join(path), dir_fd=self._root).st_dev != os.fstat(self._root).st_dev
+        return False
+
+    def _refuse_registers(self, fd: int) -> None:
+        """Refuses what a link led to if it is in ``.dat``: a secret key may be there."""
+        with suppress(FileNotFoundError):
+            place = os.readlink(f"/proc/self/fd/{fd}")
+            private = os.readlink(f"/proc/self/fd/{self._root}") + "/" + os.fsdecode(PRIVATE)
+            if place.startswith(private + "/"):
+                raise PermissionError(errno.EPERM, "the link leads to the drive's own registers")
+
+
+def _sync_file_system(fd: int) -> None:
+    """syncfs(2), which Python has no name for. Raises OSError."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from datfs.confined import NO_FILE, ConfinedFolder, allowed
 from datfs.errors import BadMetadata, CorruptStorage, ReadOnly
-from datfs.metadata import Path, Stat, decode_record, plausible
+from datfs.metadata import SAFE_INTEGER, Path, Stat, decode_record, plausible
 from datfs.register import Register
 from datfs.storage import Buffer
 from datfs.text import show_path
@@ -44,11 +44,17 @@ _START = attrgetter("start")
 
 
 class FolderContent:
-    """What both kinds of :class:`datfs.storage.RandomAccess` here have in common. ``version``: entries that count."""
+    """What both kinds of :class:`datfs.storage.RandomAccess` here have in common. ``version``: entries that count.
+
+    ``end_chunk``: one past the last chunk that any of them names.
+    """
+
+    follow = False  # whether a file may be a symbolic link
 
     def __init__(self, folder: ConfinedFolder, metadata: Register) -> None:
         self.name = folder.name
         self.version = 0
+        self.end_chunk = 0
         self.folder = folder
         self._metadata = metadata
         self._extents: list[Extent] = []
@@ -80,6 +86,7 @@ class FolderContent:
             del self._extents[bisect.bisect_left(self._extents, before)]
         if stat is None or not stat.blocks or not stat.size or plausible(stat, None) is not None or not allowed(path):
             return
+        self.end_chunk = max(self.end_chunk, stat.offset + stat.blocks)
         extent = self._newest[path] = Extent(
             stat.byte_offset, stat.byte_offset + stat.size, seq, path, stat.offset, stat.blocks
         )
@@ -123,7 +130,7 @@ class FolderContent:
         while self._unsynced:
             paths.append(self._unsynced.pop())  # one by one: the other thread may add some
         try:
-            self.folder.sync(paths)
+            self.folder.sync(paths, follow=self.follow)
         except OSError:
             self._unsynced.update(paths)
             raise
@@ -149,7 +156,7 @@ class FolderContent:
         fd, writable = self._fds.get(path, (-1, False))
         if fd < 0 or (write and not writable):
             self._let_go(path)
-            fd = self.folder.open_file(path, write=write)
+            fd = self.folder.open_file(path, write=write, follow=self.follow)
             self._fds[path] = fd, write
             if len(self._fds) > OPEN_FILES:
                 os.close(self._fds.popitem(last=False)[1][0])
@@ -165,24 +172,36 @@ class FolderContent:
 class ImportedContent(FolderContent):
     """A writer's: its files were there before. Writing means to say which bytes of them are chunks."""
 
+    follow = True
+    """An owner's links to files are those files in the drive, as with the ``dat`` command."""
+
     _current: tuple[Path, int] | None = None
+    _compares = True
 
     @contextmanager
-    def importing(self, path: Path, start: int) -> Iterator[None]:
-        """What is written inside, from byte ``start`` of the register on, is the file ``path``."""
+    def importing(self, path: Path, start: int, *, compare: bool = True) -> Iterator[None]:
+        """What is written inside, from byte ``start`` of the register on, is the file ``path``.
+
+        ``compare``: whether it has to be made sure of; not for who reads it from the file.
+        """
         self._let_go(path)  # it may have been replaced by another file of this name
         self._current = path, start
+        self._compares = compare
         try:
             yield
         finally:
             self._current = None
+
+    def size(self) -> int:
+        """No end: what is held is what an entry names, and the files are looked at when they are read."""
+        return SAFE_INTEGER
 
     def write(self, offset: int, data: Buffer) -> None:
         """Makes sure that the file has these bytes. Raises CorruptStorage if not, ReadOnly outside of an import."""
         if self._current is None:
             raise ReadOnly(f"{self.name}: the files of this folder are added to the drive, never written")
         path, start = self._current
-        if self._read_file(path, offset - start, len(data)) != data:
+        if self._compares and self._read_file(path, offset - start, len(data)) != data:
             raise CorruptStorage(
                 f"{self.name}{show_path(path)}: it does not have the bytes that were to be added, or was changed"
                 f" meanwhile (offset {offset - start}): add it again",

@@ -9,24 +9,29 @@ from __future__ import annotations
 import fcntl
 import os
 import stat as stat_bits
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from datfs import key_files, path_index, secret_keys
+from datfs import key_files, secret_keys
 from datfs.confined import ConfinedFolder, allowed
 from datfs.crypto import KeyPair, content_key_pair
 from datfs.dat_content import ImportedContent
-from datfs.errors import BadLink, BadStore, NotADrive, ReadOnly, StoreLocked
-from datfs.metadata import Header, encode_header
+from datfs.errors import BadLink, BadStore, FileChanged, NotADrive, ReadOnly, StoreLocked
+from datfs.folder.tree import Branch, tree_of
+from datfs.hashed_file import CHUNK_BYTES, FileHasher, marks_of
+from datfs.left_over import LeftOver
+from datfs.metadata import Header, Stat, encode_header, encode_stat
 from datfs.metadata import Path as DrivePath
 from datfs.register import Register
 from datfs.storage import Buffer, FileStorage, OpenStorage, RandomAccess, directory_storage
 from datfs.text import show_path
-from datfs.writer import CHUNK_BYTES, DriveWriter
+from datfs.writer import FILE, DriveWriter
 
 INNER = ".dat"
 OWNER = "metadata.ogd"
+FLUSH_BYTES = 256 << 20
 
 
 def create_dat_folder(folder: Path, keys: KeyPair, *, home: Path | None = None) -> DatFolderWriter:
@@ -78,10 +83,19 @@ def open_dat_folder(folder: Path, *, home: Path | None = None) -> DatFolderWrite
         derived = content_key_pair(secret)
         content = Register.open(mixed(base, files), key=derived.public, secret_key=derived.secret, prefix="content.")
         stack.callback(content.close)
+        content.forget(files.end_chunk, content.length)  # what an import left that was interrupted
         if not metadata.length:  # a crash while it was made
             metadata.append([encode_header(Header("hyperdrive", derived.public))])
         stack.pop_all()
     return DatFolderWriter(metadata, content, files, locked)
+
+
+class Imported(NamedTuple):
+    """A file that was added: the drive's new version, what its entry says, and what the file was like before."""
+
+    version: int
+    stat: Stat
+    found: os.stat_result
 
 
 class DatFolderWriter(DriveWriter):
@@ -91,20 +105,74 @@ class DatFolderWriter(DriveWriter):
         super().__init__(metadata, content)
         self._files = files
         self._lock = locked
+        self._hasher = FileHasher()
+        self._left_over = LeftOver(content, files.end_chunk)
 
-    def import_file(self, path: DrivePath, *, mtime: int, ctime: int | None = None, mode: int | None = None) -> int:
-        """Adds a file of the folder as it is now; returns the drive's new version.
+    def import_file(
+        self,
+        path: DrivePath,
+        *,
+        mtime: int,
+        ctime: int | None = None,
+        mode: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Imported:
+        """Adds a file of the folder as it is now.
 
-        Times in ms since 1970, the ``dat`` command gives that of the import. ``mode``: default the file's. Raises
-        BadLink for a path no drive may have, OSError if it is not a plain file, CorruptStorage if it changes meanwhile.
+        Times in ms since 1970, the ``dat`` command gives that of the import. ``mode``: default the file's. ``progress``
+        is told the bytes of each batch of chunks, and may raise: then nothing is added. Raises BadLink for a path no
+        drive may have, OSError if it is not a plain file, FileChanged if it is written meanwhile.
         """
         _check(path)
-        fd = self._files.folder.open_file(path)
+        fd = self._files.folder.open_file(path, follow=True)
         try:
-            permissions = stat_bits.S_IMODE(os.fstat(fd).st_mode) & 0o777 if mode is None else mode
-            return self.put(path, _pieces(fd), mtime=mtime, ctime=ctime, mode=permissions)
+            before = os.fstat(fd)
+            permissions = stat_bits.S_IMODE(before.st_mode) & 0o777 if mode is None else mode
+            self._forget_content(path)
+            first, byte_offset = self._append_file(path, fd, before, progress or (lambda _: None))
         finally:
             os.close(fd)
+        stat = Stat(
+            mode=FILE | permissions,
+            size=before.st_size,
+            blocks=-(-before.st_size // CHUNK_BYTES),
+            offset=first,
+            byte_offset=byte_offset,
+            mtime=mtime,
+            ctime=mtime if ctime is None else ctime,
+        )
+        version = self._put(path, encode_stat(stat))
+        self._files.advance(version)
+        return Imported(version, stat, before)
+
+    def _append_file(
+        self, path: DrivePath, fd: int, before: os.stat_result, progress: Callable[[int], None]
+    ) -> tuple[int, int]:
+        """Appends the chunks of a file; returns the first one, and its byte offset."""
+        content, size = self.content, before.st_size
+        first, done = self._left_over.find(fd, size)
+        start = content.byte_offset(first) if done else content.byte_length
+        progress(done)
+        since = 0
+        try:
+            with self._files.importing(path, start, compare=False):
+                for batch in self._hasher.batches(fd, size, done):
+                    content.append(batch.chunks, sync=False, leaves=batch.leaves)
+                    done, since = done + batch.size, since + batch.size
+                    progress(batch.size)
+                    if since >= FLUSH_BYTES:  # so that a crash loses no more of a large file
+                        content.flush()
+                        since = 0
+            if marks_of(os.fstat(fd)) != marks_of(before) or done != size:
+                raise FileChanged(f"{self._files.name}{show_path(path)} was changed while it was added: add it again")
+        except BaseException:
+            content.forget(first, content.length)  # no entry will name them
+            self._left_over = LeftOver(content, self._files.end_chunk)
+            raise
+        if size and first < self._left_over.stop:
+            content.restore(first, min(content.length, self._left_over.stop))
+            self._left_over.taken(first + -(-size // CHUNK_BYTES))
+        return first, start
 
     def put(
         self,
@@ -119,20 +187,20 @@ class DatFolderWriter(DriveWriter):
     ) -> int:
         """As :meth:`DriveWriter.put`, of bytes that this file has. Raises CorruptStorage if it has others."""
         _check(path)
-        self._clear_content(path)
+        self._forget_content(path)
         first = self.content.length
         try:
             with self._files.importing(path, self.content.byte_length):
                 version = super().put(path, pieces, mtime=mtime, ctime=ctime, mode=mode, uid=uid, gid=gid)
         except BaseException:
-            self.content.clear(first, self.content.length)  # no entry will name them
+            self.content.forget(first, self.content.length)  # no entry will name them
             raise
         self._files.advance(version)
         return version
 
     def delete(self, path: DrivePath) -> int:
         """As :meth:`DriveWriter.delete`. The file, if it is still there, stays."""
-        self._clear_content(path)
+        self._forget_content(path)
         version = super().delete(path)
         self._files.advance(version)
         return version
@@ -147,28 +215,33 @@ class DatFolderWriter(DriveWriter):
     def close(self) -> None:
         """Flushes and closes everything, and lets others have the folder."""
         try:
+            self._hasher.close()
             super().close()
         finally:
             self.metadata.close()
             unlock(self._lock)
             self._lock = -1
 
-    def _clear_content(self, path: DrivePath) -> None:
+    def entries(self) -> Branch:
+        """All entries of the newest version. Raises BadMetadata if a part of the drive does not decode."""
+        return tree_of(self._record, self.version)
+
+    @property
+    def files(self) -> ConfinedFolder:
+        """The folder."""
+        return self._files.folder
+
+    def _forget_content(self, path: DrivePath) -> None:
         """Forgets the chunks of what is at a path, as nobody has them now that the file is another (drive.md 6)."""
-        record = path_index.run(path_index.get(self._record, self.version, path))
+        record = self._entry(path)
         stat = record.stat if record is not None else None
         if stat is not None and stat.blocks:
-            self.content.clear(stat.offset, stat.offset + stat.blocks)
+            self.content.forget(stat.offset, stat.offset + stat.blocks)
 
 
 def _check(path: DrivePath) -> None:
     if not allowed(path):
         raise BadLink(f"{show_path(path)}: no drive may have a file of this name, or this drive's registers are there")
-
-
-def _pieces(fd: int) -> Iterator[bytes]:
-    while piece := os.read(fd, CHUNK_BYTES):
-        yield piece
 
 
 def drive_in(folder: Path) -> Path:

@@ -24,6 +24,7 @@
     │  ├─ BadMetadata
     │  ├─ BadStore              a SLEEP file or folder that cannot be opened
     │  └─ UnsupportedFormat
+    ├─ FileChanged              a file was written while it was added to a drive
     ├─ StoreLocked              another process owns the store
     ├─ BadProof                 from a peer's data: ends that peer, never a read
     ├─ ProtocolError
@@ -135,6 +136,10 @@ class UnsupportedFormat(FormatError):
     def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message)
         self.name = name
+
+
+class FileChanged(DatfsError):
+    """A file of the folder was written, cut or replaced while it was added to the drive."""
 
 
 class StoreLocked(DatfsError):

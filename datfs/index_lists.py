@@ -34,7 +34,7 @@ def count(index: bytes, limit: int) -> int:
     lists = 0
     while lists < limit and offset < len(index):
         length, offset = varint.decode(index, offset)
-        offset = _skip(index, offset, length)
+        offset = skip(index, offset, length)
         lists += 1
     return lists
 
@@ -51,7 +51,7 @@ def decode(index: bytes, level: int, own: int) -> tuple[int, ...]:
         if offset >= len(index):
             return ()
         length, offset = varint.decode(index, offset)
-        offset = _skip(index, offset, length)
+        offset = skip(index, offset, length)
     return _list_at(index, offset, flags, own)[0] if offset < len(index) else ()
 
 
@@ -70,7 +70,7 @@ def encode(lists: Sequence[Sequence[int]], own: int) -> bytes:
     return b"".join(parts)
 
 
-def _skip(index: bytes, offset: int, length: int) -> int:
+def skip(index: bytes | bytearray, offset: int, length: int) -> int:
     """The offset after ``length`` varints. Raises ValueError if there are not as many.
 
     Each round jumps as many bytes as there are varints left to find, since none takes less than one, and
@@ -89,7 +89,7 @@ def _skip(index: bytes, offset: int, length: int) -> int:
 def _list_at(index: bytes, offset: int, flags: int, own: int) -> tuple[tuple[int, ...], int]:
     """The list that begins at ``offset``, and the offset after it."""
     length, offset = varint.decode(index, offset)
-    end = _skip(index, offset, length)
+    end = skip(index, offset, length)
     raw = index[offset:end]
     # No more than ``own`` of them can be right, which bounds the memory that a list of nonsense takes.
     differences = islice(raw if raw.isascii() else _varints(raw), own)

@@ -305,7 +305,12 @@ def encode_record(name: bytes, value: bytes | None, lists: Sequence[Sequence[int
 
     ``value`` None makes a deletion. ``lists`` must ascend, as those of :mod:`datfs.path_index` do.
     """
-    message = drive_pb2.Node(name=name, paths=index_lists.encode(lists, seq))
+    return encode_indexed(name, value, index_lists.encode(lists, seq))
+
+
+def encode_indexed(name: bytes, value: bytes | None, index: bytes) -> bytes:
+    """As :func:`encode_record`, with the path index encoded already."""
+    message = drive_pb2.Node(name=name, paths=index)
     if value is not None:
         message.value = value
     return message.SerializeToString()

@@ -377,10 +377,11 @@ class Register:
 
     # -- writing
 
-    def append(self, chunks: Sequence[Buffer], *, sync: bool = True) -> int:
+    def append(self, chunks: Sequence[Buffer], *, sync: bool = True, leaves: Sequence[bytes] | None = None) -> int:
         """Appends chunks under one signature; returns the index of the first. With ``sync`` they survive a power cut.
 
-        Without, call :meth:`flush` before telling anybody. Raises ReadOnly, OSError (the register is as it was).
+        ``leaves``: their hashes, if they are known already. Without ``sync``, call :meth:`flush` before telling
+        anybody. Raises ReadOnly, OSError (the register is as it was).
         """
         if not self.writable or self.secret_key is None:
             raise ReadOnly("the register cannot be appended to: its secret key is not here")
@@ -388,7 +389,7 @@ class Register:
         if not chunks:
             return first
         self._forget_undone()
-        new, roots = self._grow(chunks)
+        new, roots = self._grow(chunks, leaves)
         length = first + len(chunks)
         signature = sign(self.secret_key, root_checksum(roots))
         self._write_chunks(chunks)
@@ -433,12 +434,12 @@ class Register:
         self.length, self.byte_length, self._newest_roots = length, byte_length, roots
         self._next_place = (length, byte_length)
 
-    def _grow(self, chunks: Sequence[Buffer]) -> tuple[list[TreeNode], list[TreeNode]]:
+    def _grow(self, chunks: Sequence[Buffer], leaves: Sequence[bytes] | None) -> tuple[list[TreeNode], list[TreeNode]]:
         """The nodes that the chunks add, and the roots with them (register.md section 8)."""
         stack = self.roots()
         new: list[TreeNode] = []
-        for number, chunk in enumerate(chunks, self.length):
-            new += recovery.grow(stack, TreeNode(2 * number, leaf_hash(chunk), len(chunk)))
+        for number, (chunk, leaf) in enumerate(zip(chunks, leaves or map(leaf_hash, chunks), strict=True), self.length):
+            new += recovery.grow(stack, TreeNode(2 * number, leaf, len(chunk)))
         return new, stack
 
     def _write_chunks(self, chunks: Sequence[Buffer]) -> None:
@@ -454,6 +455,14 @@ class Register:
         if size:
             self._data.write(offset, gathered[0] if len(gathered) == 1 else b"".join(gathered))
         self._data_syncer.written()
+
+    def restore(self, first: int, stop: int) -> None:
+        """Takes chunks for held again, whose bytes the caller has compared with their hashes, and which are stored."""
+        if self.read_only:
+            raise ReadOnly("the register was opened read-only")
+        self._data_syncer.written()
+        self._bits.set_data_range(first, stop, True)
+        self._appended = True
 
     def clear(self, first: int, stop: int) -> None:
         """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError."""
@@ -493,6 +502,12 @@ class Register:
         if high > end and after is not None:
             high = min(high, self.byte_offset(after))
         self._data.punch(low, high - low)
+
+    def forget(self, first: int, stop: int) -> None:
+        """Takes chunks for not held, whose bytes others take care of: nothing is written before the next flush."""
+        if self.read_only:
+            raise ReadOnly("the register was opened read-only")
+        self._bits.set_data_range(first, min(stop, len(self._bits.data)), False)
 
     # -- durability
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from datfs import path_index
 from datfs.crypto import KeyPair, content_key_pair
 from datfs.errors import BadLink, NotFound, ReadOnly
+from datfs.hashed_file import CHUNK_BYTES as CHUNK_BYTES
+from datfs.index_builder import IndexBuilder
 from datfs.metadata import (
     Header,
     Path,
@@ -18,14 +19,14 @@ from datfs.metadata import (
     Stat,
     decode_record,
     encode_header,
-    encode_record,
+    encode_indexed,
     encode_stat,
+    name_of,
     valid_component,
 )
 from datfs.register import Register
 from datfs.storage import Buffer, OpenStorage
 
-CHUNK_BYTES = 65_536  # how the reference splits files
 FILE = 0o100000
 DIRECTORY = 0o040000
 
@@ -36,6 +37,7 @@ class DriveWriter:
     def __init__(self, metadata: Register, content: Register) -> None:
         self.metadata = metadata
         self.content = content
+        self._index = IndexBuilder(self._record)
 
     @classmethod
     def create(
@@ -122,10 +124,12 @@ class DriveWriter:
 
     def delete(self, path: Path) -> int:
         """Deletes a file or an explicit directory entry. Raises NotFound."""
-        head = self.version
-        if path_index.run(path_index.get(self._record, head, path)) is None:
+        if self._entry(path) is None:
             raise NotFound("there is no such entry to delete")
-        return self._append(path, None, self._lists_without(path))
+        seq = self.metadata.length
+        index = self._index.delete(self.version, seq, path)
+        self.metadata.append([encode_indexed(name_of(path), None, index)], sync=False)
+        return seq
 
     def flush(self) -> None:
         """Makes everything durable, content before metadata."""
@@ -137,47 +141,20 @@ class DriveWriter:
         self.content.close()
         self.metadata.close()
 
+    def _entry(self, path: Path) -> Record | None:
+        """The entry at a path."""
+        found = self._index.find(self.version, path) if self.version else None
+        record = self._record(found) if found is not None else None
+        return record if record is not None and record.value is not None else None
+
     def _record(self, seq: int) -> Record:
         return decode_record(seq, self.metadata.get(seq))
 
-    def _lists_without(self, path: Path) -> list[list[int]]:
-        """The index lists of a deletion, which leave every other entry reachable.
-
-        Nearly always those of the reference. It forgets a directory, though, whose last entry with a value is deleted,
-        although there may be more below sub-directories that only deletions stand for
-        (:func:`datfs.path_index.delete_lists`).
-        """
-        head, own = self.version, self.metadata.length
-        lists = path_index.run(path_index.delete_lists(self._record, head, own, path))
-        assert lists is not None  # only for a drive without any change
-        levels = [
-            [
-                seq
-                for seq in path_index.run(path_index.list_index(self._record, head, path[:depth]))
-                if self._record(seq).path[depth : depth + 1] != path[depth : depth + 1]
-            ]
-            for depth in range(len(path) + 1)
-        ]
-        inhabited = [depth for depth, level in enumerate(levels) if any(self._lives(seq, depth) for seq in level)]
-        deepest = max(inhabited, default=0)
-        if deepest < len(lists):
-            return lists
-        return [[*level, own] for level in levels[:deepest]] + [levels[deepest]]
-
-    def _lives(self, seq: int, depth: int) -> bool:
-        """Whether an element of the list of a directory of ``depth`` components stands for something."""
-        record = self._record(seq)
-        return record.value is not None or bool(record.children(depth + 1))
-
     def _put(self, path: Path, value: bytes) -> int:
         _check(path)
-        lists = path_index.run(path_index.put_lists(self._record, self.version, self.metadata.length, path))
-        return self._append(path, value, lists)
-
-    def _append(self, path: Path, value: bytes | None, lists: Iterable[Iterable[int]]) -> int:
         seq = self.metadata.length
-        name = b"/" + b"/".join(path)
-        self.metadata.append([encode_record(name, value, tuple(map(tuple, lists)), seq)], sync=False)
+        index = self._index.put(self.version, seq, path)
+        self.metadata.append([encode_indexed(name_of(path), value, index)], sync=False)
         return seq
 
 
