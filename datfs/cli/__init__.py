@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, cache, checking, debug, diagnosis, manual, mounting, sharing, status, units
+from datfs.cli import browse, cache, checking, debug, diagnosis, manual, mounting, publish, sharing, status, units
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -45,6 +45,7 @@ def cli(context: click.Context, debug: bool) -> None:
 for command in (
     *mounting.COMMANDS,
     *browse.COMMANDS,
+    *publish.COMMANDS,
     *sharing.COMMANDS,
     *cache.COMMANDS,
     *checking.COMMANDS,

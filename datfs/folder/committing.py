@@ -105,7 +105,8 @@ class WorkingFolder:
                     report.done.append(done)
                     self.drive.set(done.path, done.stat)
                     self.staged.forget(done.path)
-                told.file_done()
+                    if done.stat is not None:
+                        told.file_done()
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     self.writer.flush()
                     flushed = time.monotonic()
@@ -118,6 +119,10 @@ class WorkingFolder:
     def save_seen(self) -> None:
         """Keeps what comparing has found out."""
         self._seen.save()
+
+    def remove_file(self, path: DrivePath) -> None:
+        """Takes a file out of the folder, and the folders above that are empty then. Raises OSError."""
+        self.writer.files.remove(path)
 
     def _with_drops(self, found: Comparison, drops: set[DrivePath]) -> Comparison:
         found.changes = [change for change in found.changes if change.path not in drops]

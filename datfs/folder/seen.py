@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat as stat_bits
+from contextlib import suppress
 from pathlib import Path
 
 from datfs.confined import ConfinedFolder
@@ -74,10 +75,11 @@ class Seen:
         self._changed |= self._notes.pop(name_of(path), None) is not None
 
     def save(self) -> None:
-        """Keeps the notes for the next time. Raises OSError."""
+        """Keeps the notes for the next time, if the disk lets us."""
         if self._changed:
             lines = [b"%d %d %d %d %d %d " % note + name.hex().encode() for name, note in self._notes.items()]
-            write_whole(self._file, _HEADER + b"\n".join(lines) + b"\n")
+            with suppress(OSError):
+                write_whole(self._file, _HEADER + b"\n".join(lines) + b"\n")
             self._changed = False
 
     def _same_bytes(self, path: DrivePath, stat: Stat) -> bool:
