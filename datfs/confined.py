@@ -46,15 +46,15 @@ class ConfinedFolder:
         # NONBLOCK: what was a file may have become a pipe.
         flags = (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC
         with self._names(path), self._parent(path, make=write) as parent:
-            fd = os.open(path[-1], flags | (0 if follow else os.O_NOFOLLOW), 0o666, dir_fd=parent)
             try:
-                if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
-                    raise OSError(errno.EINVAL, "not a plain file")
-                if follow:
-                    self._refuse_registers(fd)
-            except OSError:
+                fd = os.open(path[-1], flags | os.O_NOFOLLOW, 0o666, dir_fd=parent)
+            except OSError as error:
+                if not follow or error.errno != errno.ELOOP:
+                    raise
+                fd = self._open_linked(path[-1], flags, parent)
+            if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
-                raise
+                raise OSError(errno.EINVAL, "not a plain file")
             return fd
 
     def remove(self, path: DrivePath) -> None:
@@ -150,13 +150,14 @@ class ConfinedFolder:
             return os.stat(b"/".join(path), dir_fd=self._root).st_dev != os.fstat(self._root).st_dev
         return False
 
-    def _refuse_registers(self, fd: int) -> None:
-        """Refuses what a link led to if it is in ``.dat``: a secret key may be there."""
-        with suppress(FileNotFoundError):
-            place = os.readlink(f"/proc/self/fd/{fd}")
-            private = os.readlink(f"/proc/self/fd/{self._root}") + "/" + os.fsdecode(PRIVATE)
-            if place.startswith(private + "/"):
-                raise PermissionError(errno.EPERM, "the link leads to the drive's own registers")
+    def _open_linked(self, name: bytes, flags: int, parent: int) -> int:
+        """Opens what a link leads to, unless that is in ``.dat``: a secret key may be there."""
+        fd = os.open(name, flags, dir_fd=parent)
+        private = os.readlink(f"/proc/self/fd/{self._root}") + "/" + os.fsdecode(PRIVATE)
+        if os.readlink(f"/proc/self/fd/{fd}").startswith(private + "/"):
+            os.close(fd)
+            raise PermissionError(errno.EPERM, "the link leads to the drive's own registers")
+        return fd
 
 
 def _sync_file_system(fd: int) -> None:

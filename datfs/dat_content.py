@@ -76,6 +76,11 @@ class FolderContent:
             self._learn(seq, record.path, record.stat)
         self.version = max(self.version, version)
 
+    def learn(self, seq: int, path: Path, stat: Stat | None) -> None:
+        """As :meth:`advance`, of one more entry that is known already."""
+        self._learn(seq, path, stat)
+        self.version = seq
+
     def chunks(self) -> list[tuple[int, int]]:
         """The chunks ``first .. stop-1`` of each file, in order of their bytes, as the entries claim."""
         return [(extent.first, extent.first + extent.blocks) for extent in self._extents]

@@ -142,7 +142,7 @@ class DatFolderWriter(DriveWriter):
             ctime=mtime if ctime is None else ctime,
         )
         version = self._put(path, encode_stat(stat))
-        self._files.advance(version)
+        self._files.learn(version, path, stat)
         return Imported(version, stat, before)
 
     def _append_file(

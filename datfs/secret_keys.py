@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from datfs import key_files
-from datfs.crypto import KeyPair
+from datfs.crypto import SEED_BYTES, KeyPair, key_pair
 from datfs.errors import BadStore
 from datfs.link import discovery_key
 from datfs.storage import FileStorage, RandomAccess
@@ -30,14 +30,41 @@ def load(public: bytes, owner: Path, *, home: Path | None = None) -> bytes | Non
 
     Raises BadStore if the file has another length or the key of another drive, OSError if it cannot be read.
     """
-    if not _marked(owner):
-        return None
+    return find(public, home=home) if _marked(owner) else None
+
+
+def find(public: bytes, *, home: Path | None = None) -> bytes | None:
+    """As :func:`load`, whether a folder has the marker or not."""
     file = place(public, home)
 
     def open_key(_: str) -> RandomAccess:
         return FileStorage(file, read_only=True)
 
     return key_files.secret(open_key, "", public, None, look=True)
+
+
+def kept(home: Path | None = None) -> list[Path]:
+    """The files of all secret keys that are kept. Raises OSError."""
+    folder = (home or Path.home()) / ".dat" / "secret_keys"
+    return sorted(file for file in folder.glob("[0-9a-f][0-9a-f]/*") if _is_name(file.parent.name + file.name))
+
+
+def owner_of(file: Path) -> bytes:
+    """The public key of the drive that a kept secret key is of. Raises BadStore if it is damaged, OSError."""
+    secret = file.read_bytes()
+    public = secret[SEED_BYTES:]
+    if not belongs(public, secret) or discovery_key(public).hex() != file.parent.name + file.name:
+        raise BadStore(f"{file}: this is not the secret key of the drive that its name says")
+    return public
+
+
+def belongs(public: bytes, secret: bytes) -> bool:
+    """Whether a secret key is that of a drive."""
+    return len(secret) == key_files.SECRET_KEY_BYTES and key_pair(secret[:SEED_BYTES]) == (public, secret)
+
+
+def _is_name(digits: str) -> bool:
+    return len(digits) == 64 and set(digits) <= set("0123456789abcdef")
 
 
 def store(keys: KeyPair, owner: Path, *, home: Path | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, cache, checking, debug, diagnosis, manual, mounting, publish, sharing, status, units
+from datfs.cli import browse, cache, checking, debug, diagnosis, keys, manual, mounting, publish, sharing, status, units
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -48,6 +48,7 @@ for command in (
     *publish.COMMANDS,
     *sharing.COMMANDS,
     *cache.COMMANDS,
+    *keys.COMMANDS,
     *checking.COMMANDS,
     *debug.COMMANDS,
     *manual.COMMANDS,
