@@ -46,7 +46,7 @@ from datfs.store import (
     folder_store,
     memory_store,
 )
-from datfs.working_files import working_content
+from datfs.working_files import WorkingFiles, working_content
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +129,7 @@ class OpenDrive:
         self.local.questions.update(self._orders.questions())
         self.owner: Place | None = None
         self.budget: Budget | None = None
+        self.working: WorkingFiles | None = None  # the files that are the content, if they are
         self._stack = stack
         self._registers: list[Register] = [drive.metadata.register]
         self._scope = trio.CancelScope()
@@ -296,7 +297,7 @@ def _open(
     def open_content(content_key: bytes) -> SparseRegister:
         if store.working is not None:
             register, files = working_content(store, metadata, content_key)
-            opened.drive.check_bytes = files.check
+            opened.working, opened.drive.check_bytes = files, files.check
         else:
             register = Register.open(
                 store.open_storage, key=content_key, read_only=store.read_only, prefix=store.content_prefix

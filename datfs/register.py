@@ -9,7 +9,7 @@ data (``docs/storage.md``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from datfs.audit import BadChunk as BadChunk
 from datfs.audit import audit
 from datfs.bitfield import Bitfield
 from datfs.crypto import Buffer, KeyPair, TreeNode, key_pair, leaf_hash, root_checksum, sign
-from datfs.errors import CorruptStorage, NotFound, ReadOnly
+from datfs.errors import CorruptStorage, ForkedRegister, NotFound, ReadOnly
 from datfs.link import discovery_key
 from datfs.proof import PresenceSet
 from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
@@ -167,6 +167,24 @@ class Register:
                 part.begin()
             stack.pop_all()
         return register
+
+    def catch_up(self, newer: Register) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Becomes what ``newer``, opened of the same files since, is; returns the ranges of chunks gained and lost.
+
+        For a register that another process appends to. ``newer`` must not be used afterwards. Raises ForkedRegister,
+        if it is no longer version of the same register; nothing is changed then.
+        """
+        if newer.key != self.key or newer.length < self.length or newer.roots(self.length) != self.roots():
+            newer.close()
+            raise ForkedRegister(f"{self._tree.file.name}: the register was replaced by another one while it was open")
+        gained = list(_only_in(newer.data_bits, self.data_bits))
+        lost = list(_only_in(self.data_bits, newer.data_bits))
+        for file in (self._data, self._tree.file, self._signatures.file, self._bits.file):
+            file.close()
+        self._tree, self._signatures, self._bits, self._data = newer._tree, newer._signatures, newer._bits, newer._data
+        self._next_read = (0, 0)
+        self._stand_at(newer.length, newer.byte_length, None)
+        return gained, lost
 
     # -- facts
 
@@ -563,3 +581,12 @@ class Register:
         ``progress`` is told the bytes of each chunk. Changes nothing. Raises OSError.
         """
         return audit(self, self._data, progress)
+
+
+def _only_in(bits: Bitfield, others: Bitfield) -> Iterator[tuple[int, int]]:
+    """The ranges ``first, stop`` of what is set in ``bits`` and not in ``others``."""
+    for begin, end in bits.runs():
+        at: int | None = begin
+        while at is not None and (first := others.next_clear(at, end)) is not None:
+            at = others.next_set(first, end)
+            yield first, end if at is None else at

@@ -12,7 +12,6 @@ import bisect
 import errno
 import os
 import stat as stat_bits
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,21 +44,27 @@ class WorkingFile:
 
 
 class WorkingFiles:
-    """A :class:`datfs.storage.RandomAccess`, read-only, over the files of a folder."""
+    """A :class:`datfs.storage.RandomAccess`, read-only, over the files of a folder.
 
-    def __init__(self, folder: Path, metadata: Register) -> None:
+    ``before``: the same of a shorter register, whose findings are gone on with.
+    """
+
+    def __init__(self, folder: Path, metadata: Register, before: WorkingFiles | None = None) -> None:
         self.name = str(folder)
         self._folder = folder
-        self.files = sorted(self._newest(metadata), key=lambda file: (file.start, file.stop))
+        self._newest: dict[DrivePath, WorkingFile] = dict(before._newest) if before is not None else {}
+        self._seen: int = before._seen if before is not None else 1
+        self._learn(metadata)
+        self.files = sorted(self._newest.values(), key=lambda file: (file.start, file.stop))
         self._by_start = {file.start: file for file in self.files}
         self._starts = [file.start for file in self.files]
         self._fds: dict[DrivePath, int] = {}
 
     # -- what is there
 
-    def _newest(self, metadata: Register) -> Iterator[WorkingFile]:
+    def _learn(self, metadata: Register) -> None:
         newest: dict[DrivePath, Stat | None] = {}
-        for seq in range(1, metadata.length):
+        for seq in range(self._seen, metadata.length):
             if not metadata.has(seq):
                 continue
             try:
@@ -69,10 +74,13 @@ class WorkingFiles:
             # Names are the drive's to choose, and must not lead out of the folder.
             if record.path and all(map(valid_component, record.path)):
                 newest[record.path] = record.stat
+        self._seen = max(self._seen, metadata.length)
         for path, stat in newest.items():
+            self._newest.pop(path, None)
             if stat is not None and stat.blocks and max(stat.offset + stat.blocks, stat.byte_offset) <= SAFE_INTEGER:
                 stop = stat.byte_offset + stat.size
-                yield WorkingFile(stat.byte_offset, stop, stat.offset, stat.blocks, path, self._problem(path, stat))
+                problem = self._problem(path, stat)
+                self._newest[path] = WorkingFile(stat.byte_offset, stop, stat.offset, stat.blocks, path, problem)
 
     def _problem(self, path: DrivePath, stat: Stat) -> str | None:
         try:
@@ -173,10 +181,12 @@ class WorkingFiles:
         self._fds.clear()
 
 
-def working_content(store: Store, metadata: Register, key: bytes | None) -> tuple[Register, WorkingFiles]:
+def working_content(
+    store: Store, metadata: Register, key: bytes | None, before: WorkingFiles | None = None
+) -> tuple[Register, WorkingFiles]:
     """The content register of a store whose ``working`` is set, read-only. Raises BadStore, OSError."""
     assert store.working is not None
-    files = WorkingFiles(store.working, metadata)
+    files = WorkingFiles(store.working, metadata, before)
 
     def open_mixed(name: str) -> RandomAccess:
         if name == f"{store.content_prefix}data":

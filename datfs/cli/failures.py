@@ -49,9 +49,15 @@ def explain(error: Exception) -> str:
         if error.filename is None:
             # Files are named by whoever opens them: what has no name is the output.
             return f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else error.strerror
-        hint = ": free some room, or give another --cache-dir" if error.errno == errno.ENOSPC else ""
-        return f"{error.filename}: {error.strerror}{hint}"
+        return f"{error.filename}: {error.strerror}{_hint(error)}"
     return str(error) or type(error).__name__
+
+
+def _hint(error: OSError) -> str:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    in_folder = ".dat" in str(error.filename).split("/")
+    return ": free some room" + (", and do it again" if in_folder else ", or give another --cache-dir")
 
 
 def explain_usage(error: click.ClickException) -> str:

@@ -15,11 +15,12 @@ from datfs.cli.interrupts import interruptible
 from datfs.cli.options import json_option, notice, quiet_option
 from datfs.cli.output import count, path_text, print_json, write_name
 from datfs.cli.progress import Progress
+from datfs.cli.reports import tell_change, tell_left_out
 from datfs.crypto import key_pair
 from datfs.dat_folder import open_dat_folder
 from datfs.errors import BadStore, FileChanged, NotFound
 from datfs.folder.committing import EVERYTHING, Done, Report, WorkingFolder, now_ms
-from datfs.folder.compare import Comparison, Kind, LeftOut
+from datfs.folder.compare import Comparison, Kind
 from datfs.folder.making import about, link_in, make_drive
 from datfs.folder.place import drive_folder, path_in
 from datfs.link import discovery_key
@@ -28,7 +29,6 @@ from datfs.metadata import name_of
 from datfs.text import show_path, show_size
 
 EXIT_LEFT_OUT = 1
-NOTES_SHOWN = 10
 
 folder_option = click.option(
     "--dir",
@@ -94,7 +94,7 @@ def add(paths: tuple[str, ...], start: Path, as_json: bool, quiet: bool) -> None
     Only names are noted; the commit takes the files as they are then. A file that is gone leaves the drive. Default:
     the current folder.
     """
-    with _opened(start) as working, Progress("comparing", "compared", quiet=quiet) as progress:
+    with opened_folder(start) as working, Progress("comparing", "compared", quiet=quiet) as progress:
         wanted = _paths(working, paths or (".",), start)
         with interruptible(progress) as told:
             found = working.changes_at(wanted, told)
@@ -107,7 +107,7 @@ def add(paths: tuple[str, ...], start: Path, as_json: bool, quiet: bool) -> None
             print_json({"path": path_text(change.path), "change": change.kind.value, "size": change.size})
         else:
             write_name(name_of(change.path), before=f"{change.kind.value:8} ")
-    _end(_explain(found.left_out, as_json))
+    _end(tell_left_out(found.left_out, as_json))
 
 
 @click.command()
@@ -123,7 +123,7 @@ def rm(paths: tuple[str, ...], cached: bool, recursive: bool, force: bool, start
     The folder has the only copy of the bytes that we have: a file that was changed since it was committed is not
     removed without --force.
     """
-    with _opened(start) as working:
+    with opened_folder(start) as working:
         wanted = _paths(working, paths, start)
         going = [path for one in wanted for path in _entries(working, one, recursive)]
         if not cached and not force:
@@ -175,7 +175,7 @@ def commit(paths: tuple[str, ...], everything: bool, start: Path, as_json: bool,
     if everything and paths:
         raise click.UsageError("--all and PATHs exclude each other")
     report = Report()
-    with _opened(start) as working:
+    with opened_folder(start) as working:
         if (behind := working.clock_behind()) > 1:
             notice(
                 f"the clock is {behind:.0f} s behind the newest entry of the drive: files are compared by their bytes"
@@ -186,7 +186,7 @@ def commit(paths: tuple[str, ...], everything: bool, start: Path, as_json: bool,
             _tell(working, report.done, as_json)
     if not found.changes and not as_json:
         notice("nothing differs from the drive" if everything or paths else "nothing is staged (see datfs add, or -a)")
-    _end(_explain([*found.left_out, *report.left_out], as_json))
+    _end(tell_left_out([*found.left_out, *report.left_out], as_json))
 
 
 def _carry_out(
@@ -210,7 +210,7 @@ def _tell(working: WorkingFolder, done: Sequence[Done], as_json: bool) -> None:
     """What went into the drive."""
     width = len(str(working.writer.version))
     for one in done:
-        _tell_one(one, width, as_json)
+        tell_change(one, width, as_json)
     link = f"dat://{working.writer.metadata.key.hex()}"
     puts = [one.stat for one in done if one.stat is not None]
     size = sum(stat.size for stat in puts)
@@ -231,32 +231,6 @@ def _tell(working: WorkingFolder, done: Sequence[Done], as_json: bool) -> None:
         )
 
 
-def _tell_one(one: Done, width: int, as_json: bool) -> None:
-    change = "put" if one.stat is not None else "del"
-    if as_json:
-        facts: dict[str, Any] = {"version": one.version, "change": change, "path": path_text(one.path)}
-        if one.stat is not None:
-            facts |= {"size": one.stat.size, "chunks": one.stat.blocks}
-        print_json(facts)
-    else:
-        more = f" {show_size(one.stat.size)} ({count(one.stat.blocks, 'chunk')})" if one.stat is not None else ""
-        write_name(name_of(one.path), before=f"{one.version:0{width}} [{change}] ", after=more)
-
-
-def _explain(left_out: Sequence[LeftOut], as_json: bool) -> bool:
-    """Names the files that are not part of the drive; whether one of them should have been."""
-    failed = [one for one in left_out if one.failed]
-    others = [one for one in left_out if not one.failed]
-    for one in (*others[:NOTES_SHOWN], *failed):
-        notice(f"{show_path(one.path)} is left out: {one.why}")
-    if len(others) > NOTES_SHOWN:
-        notice(f"{len(others) - NOTES_SHOWN} more that are no plain files are left out")
-    if as_json:
-        for one in left_out:
-            print_json({"path": path_text(one.path), "left_out": one.why, "failed": one.failed})
-    return bool(failed)
-
-
 def _end(failed: bool) -> None:
     if failed:
         sys.stdout.flush()
@@ -267,8 +241,18 @@ def _paths(working: WorkingFolder, names: Sequence[str], start: Path) -> list[Dr
     return [path_in(working.folder, name, start) for name in names]
 
 
+def import_all(working: WorkingFolder, as_json: bool, quiet: bool) -> None:
+    """Brings everything that differs into the drive, and says what."""
+    report = Report()
+    try:
+        found = _carry_out(working, (), True, quiet, report)
+    finally:
+        _tell(working, report.done, as_json)
+    tell_left_out([*found.left_out, *report.left_out], as_json)
+
+
 @contextmanager
-def _opened(start: Path) -> Iterator[WorkingFolder]:
+def opened_folder(start: Path) -> Iterator[WorkingFolder]:
     """The drive that a person means, open for writing."""
     folder = drive_folder(Path(os.path.normpath(start.absolute())))
     writer = open_dat_folder(folder)

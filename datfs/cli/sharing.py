@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import click
 import trio
 from rich.console import Console
 
+from datfs.cli.failures import explain
 from datfs.cli.options import (
     TargetType,
     drive_options,
@@ -19,9 +23,17 @@ from datfs.cli.options import (
     listening,
     make_options,
     notice,
+    quiet_option,
 )
 from datfs.cli.output import count, print_json
+from datfs.cli.publish import import_all, opened_folder
+from datfs.cli.reports import tell_change, tell_left_out
 from datfs.client import OpenDrive, open_drive
+from datfs.errors import DatfsError
+from datfs.folder.committing import Report, WorkingFolder
+from datfs.folder.compare import LeftOut
+from datfs.folder.watching import FolderWatch, Stopped, Until
+from datfs.folder_growth import FolderGrowth
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
@@ -32,21 +44,26 @@ STATUS_INTERVAL = 1.0
 
 
 @click.command()
-@click.argument("link", type=TargetType(named=True))
+@click.argument("link", metavar="[DIR|LINK]", type=TargetType(named=True), default=".")
+@click.option("--watch", is_flag=True, help="Bring changes of the folder into the drive as they happen.")
 @listen_options
 @json_option
+@quiet_option
 @drive_options
 def share(
     link: Link | NamedLink | Path,
+    watch: bool,
     listen: ListenAt | None,
     no_listen: bool,
     as_json: bool,
+    quiet: bool,
     version: int | None,
     **rest: Any,
 ) -> None:
     """Serve a drive on this machine to others until stopped.
 
-    LINK is a folder that holds a drive, or a link of which something is in the cache.
+    DIR is a folder that holds a drive, LINK one of which something is in the cache. What other commands commit in DIR
+    meanwhile is served too. With --watch nobody else writes the drive.
     """
     if version is not None:
         raise click.UsageError("share serves every version that is here; --version makes no sense")
@@ -58,8 +75,10 @@ def share(
         raise click.UsageError("with --no-listen share needs --peer or --discovery: nobody could get anything")
     if options.listen is None and isinstance(link, Path):
         raise click.UsageError("a folder is served to peers that call; --no-listen makes no sense")
+    if watch and not isinstance(link, Path):
+        raise click.UsageError("--watch is for the folder of a drive that can be written")
 
-    async def run() -> None:
+    async def run(working: WorkingFolder | None = None, imported: Report | None = None) -> None:
         async with open_drive(link, options, notice=notice) as opened:
             assert opened.swarm is not None
             where = list(opened.swarm.listening)
@@ -69,23 +88,67 @@ def share(
                 print(f"dat://{opened.drive.key.hex()}")
                 print(f"listening on {', '.join(where)}" if where else "not listening; peers are dialed")
             sys.stdout.flush()
-            await _until_stopped(opened)
+            await _until_stopped(opened, working, as_json)
 
-    trio.run(run)
+    if not watch:
+        trio.run(run, None)
+        return
+    assert isinstance(link, Path)
+    with opened_folder(link) as working:
+        import_all(working, as_json, quiet)
+        trio.run(run, working)
 
 
-async def _until_stopped(opened: OpenDrive) -> None:
+async def _until_stopped(opened: OpenDrive, working: WorkingFolder | None, as_json: bool) -> None:
     swarm = opened.swarm
     assert swarm is not None
     console = Console(stderr=True)
+    until = Until()
+    failed: list[Exception] = []
+
+    async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (DatfsError, OSError) as error:  # raised outside, so that it does not come wrapped in a group
+            failed.append(error)
+            nursery.cancel_scope.cancel()
+
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             if console.is_terminal:
                 nursery.start_soon(_live_line, console, swarm)
+            if opened.store.read_only and opened.store.folder is not None:
+                growth = FolderGrowth(opened)
+                nursery.start_soon(guarded, growth.follow)
+                if working is not None:
+                    nursery.start_soon(guarded, partial(_watch, working, growth, until, as_json))
             async for _ in signals:
                 break
+            until.stop()
             nursery.cancel_scope.cancel()
+    if failed:
+        raise failed[0]
     print("datfs: stopped", file=sys.stderr)
+
+
+async def _watch(working: WorkingFolder, growth: FolderGrowth, until: Until, as_json: bool) -> None:
+    """Commits what happens in the folder, and lets peers know at once."""
+    told: set[LeftOut] = set()
+
+    def tell(report: Report) -> None:
+        growth.look()
+        for one in report.done:
+            tell_change(one, 0, as_json)
+        news = [left for left in report.left_out if left not in told]
+        told.update(news)
+        tell_left_out(news, as_json)
+        sys.stdout.flush()
+
+    def trouble(error: OSError) -> None:
+        notice(f"{explain(error)}; it is tried again")
+
+    with suppress(Stopped):
+        await FolderWatch(working, tell, trouble, until).run()
 
 
 async def _live_line(console: Console, swarm: Swarm) -> None:
