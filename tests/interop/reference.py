@@ -93,6 +93,15 @@ def run_script(
         raise ReferenceFailure(f"{script} {' '.join(arguments)} took longer than {timeout} s") from error
 
 
+def run_node(*arguments: str, timeout: float = 60.0) -> str:
+    """What Node prints, run with words of its own. Raises ReferenceFailure if it fails."""
+    runtime = default_runtime()
+    ended = subprocess.run([runtime.node, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    if ended.returncode != 0:
+        raise ReferenceFailure(f"node {arguments[0]} failed:\n{ended.stderr}")
+    return ended.stdout
+
+
 # ---------------------------------------------------------------- making drives
 
 
