@@ -214,11 +214,10 @@ class DatFolderWriter(DriveWriter):
 
     def close(self) -> None:
         """Flushes and closes everything, and lets others have the folder."""
+        self._hasher.close()
         try:
-            self._hasher.close()
             super().close()
         finally:
-            self.metadata.close()
             unlock(self._lock)
             self._lock = -1
 

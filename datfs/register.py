@@ -560,13 +560,16 @@ class Register:
         self._bits.redo(pages)
         self._appended |= appended
 
-    def close(self) -> None:
-        """Flushes and closes the files; a second call does nothing. Raises OSError of the flush, with files closed."""
+    def close(self, *, flush: bool = True) -> None:
+        """Flushes and closes the files; a second call does nothing. Raises OSError of the flush, with files closed.
+
+        Without ``flush`` what came since the last one is lost, as in a crash.
+        """
         if self._closed:
             return
         self._closed = True
         try:
-            if not self.read_only:
+            if flush and not self.read_only:
                 self._forget_undone()
                 self.flush()
         finally:

@@ -137,8 +137,12 @@ class DriveWriter:
         self.metadata.flush()
 
     def close(self) -> None:
-        """Flushes and closes both registers."""
-        self.content.close()
+        """Flushes and closes both registers. Raises OSError; no entry is durable then whose content is not."""
+        try:
+            self.content.close()
+        except OSError:
+            self.metadata.close(flush=False)
+            raise
         self.metadata.close()
 
     def _entry(self, path: Path) -> Record | None:

@@ -52,6 +52,10 @@ class MemoryDrive:
         """The decoded chunk; raises BadMetadata."""
         return self._decode(seq, self.chunks[seq])
 
+    def forget_decoded(self) -> None:
+        """A chunk was replaced."""
+        self._decode = cache(decode_record)
+
     def append(self, path: Path | bytes, value: bytes | None, lists: list[list[int]]) -> int:
         """Appends an entry that may be anything; ``path`` as bytes is a raw name."""
         name = path if isinstance(path, bytes) else name_of(path)
