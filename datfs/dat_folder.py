@@ -73,7 +73,8 @@ def open_dat_folder(folder: Path, *, home: Path | None = None) -> DatFolderWrite
         if secret is None:
             raise ReadOnly(
                 f"{folder} cannot be written: the drive's secret key is neither at"
-                f" {secret_keys.place(public, home)} (with {base / OWNER}) nor at {base / 'metadata.secret_key'}"
+                f" {secret_keys.place(public, home)} (with {base / OWNER}) nor at {base / 'metadata.secret_key'}."
+                " Who has it brings it here with 'datfs keys import'"
             )
         metadata = Register.open(storage, secret_key=secret, prefix="metadata.")
         stack.callback(metadata.close)

@@ -241,14 +241,12 @@ def _paths(working: WorkingFolder, names: Sequence[str], start: Path) -> list[Dr
     return [path_in(working.folder, name, start) for name in names]
 
 
-def import_all(working: WorkingFolder, as_json: bool, quiet: bool) -> None:
-    """Brings everything that differs into the drive, and says what."""
+def import_all(working: WorkingFolder, quiet: bool) -> Report:
+    """Brings everything that differs into the drive."""
     report = Report()
-    try:
-        found = _carry_out(working, (), True, quiet, report)
-    finally:
-        _tell(working, report.done, as_json)
-    tell_left_out([*found.left_out, *report.left_out], as_json)
+    found = _carry_out(working, (), True, quiet, report)
+    report.left_out[:0] = found.left_out
+    return report
 
 
 @contextmanager

@@ -88,15 +88,16 @@ def share(
                 print(f"dat://{opened.drive.key.hex()}")
                 print(f"listening on {', '.join(where)}" if where else "not listening; peers are dialed")
             sys.stdout.flush()
+            if imported is not None:
+                _tell(imported, as_json)
             await _until_stopped(opened, working, as_json)
 
     if not watch:
-        trio.run(run, None)
+        trio.run(run)
         return
     assert isinstance(link, Path)
     with opened_folder(link) as working:
-        import_all(working, as_json, quiet)
-        trio.run(run, working)
+        trio.run(run, working, import_all(working, quiet))
 
 
 async def _until_stopped(opened: OpenDrive, working: WorkingFolder | None, as_json: bool) -> None:
@@ -131,18 +132,22 @@ async def _until_stopped(opened: OpenDrive, working: WorkingFolder | None, as_js
     print("datfs: stopped", file=sys.stderr)
 
 
+def _tell(report: Report, as_json: bool) -> None:
+    for one in report.done:
+        tell_change(one, 0, as_json)
+    tell_left_out(report.left_out, as_json)
+    sys.stdout.flush()
+
+
 async def _watch(working: WorkingFolder, growth: FolderGrowth, until: Until, as_json: bool) -> None:
     """Commits what happens in the folder, and lets peers know at once."""
     told: set[LeftOut] = set()
 
     def tell(report: Report) -> None:
         growth.look()
-        for one in report.done:
-            tell_change(one, 0, as_json)
-        news = [left for left in report.left_out if left not in told]
-        told.update(news)
-        tell_left_out(news, as_json)
-        sys.stdout.flush()
+        report.left_out = [one for one in report.left_out if one not in told]
+        told.update(report.left_out)
+        _tell(report, as_json)
 
     def trouble(error: OSError) -> None:
         notice(f"{explain(error)}; it is tried again")
