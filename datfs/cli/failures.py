@@ -32,6 +32,7 @@ EXIT_CODES: tuple[tuple[type[DatfsError], int], ...] = (
     (IsADirectory, 3),
 )
 EXIT_OTHER = 1
+EXIT_INCOMPLETE = 9  # for commands that did what they could, and named what they could not
 EXIT_INTERRUPTED = 130
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from datfs.cli.failures import EXIT_INCOMPLETE
 from datfs.cli.interrupts import interruptible
 from datfs.cli.options import json_option, notice, quiet_option
 from datfs.cli.output import count, path_text, print_json, write_name
@@ -28,7 +29,6 @@ from datfs.metadata import Path as DrivePath
 from datfs.metadata import name_of
 from datfs.text import show_path, show_size
 
-EXIT_LEFT_OUT = 1
 
 folder_option = click.option(
     "--dir",
@@ -170,7 +170,7 @@ def commit(paths: tuple[str, ...], everything: bool, start: Path, as_json: bool,
     """Bring what was chosen with add and rm, or what differs at and below each PATH, into the drive.
 
     Files that the rules of .datignore name are left out, and hidden ones. A file that cannot be read, or is being
-    written, is left out too; it is named, and the exit code is 1.
+    written, is left out too; it is named, and the exit code is 9.
     """
     if everything and paths:
         raise click.UsageError("--all and PATHs exclude each other")
@@ -234,7 +234,7 @@ def _tell(working: WorkingFolder, done: Sequence[Done], as_json: bool) -> None:
 def _end(failed: bool) -> None:
     if failed:
         sys.stdout.flush()
-        sys.exit(EXIT_LEFT_OUT)
+        sys.exit(EXIT_INCOMPLETE)
 
 
 def _paths(working: WorkingFolder, names: Sequence[str], start: Path) -> list[DrivePath]:
