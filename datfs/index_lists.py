@@ -33,8 +33,9 @@ def count(index: bytes, limit: int) -> int:
     _, offset = varint.decode(index, 0)
     lists = 0
     while lists < limit and offset < len(index):
-        length, offset = varint.decode(index, offset)
-        offset = skip(index, offset, length)
+        length, offset = varint.decode(index, offset) if index[offset] > 0x7F else (index[offset], offset + 1)
+        if length:  # in a deep path nearly all are empty
+            offset = skip(index, offset, length)
         lists += 1
     return lists
 
@@ -50,8 +51,9 @@ def decode(index: bytes, level: int, own: int) -> tuple[int, ...]:
     for _ in range(level):
         if offset >= len(index):
             return ()
-        length, offset = varint.decode(index, offset)
-        offset = skip(index, offset, length)
+        length, offset = varint.decode(index, offset) if index[offset] > 0x7F else (index[offset], offset + 1)
+        if length:
+            offset = skip(index, offset, length)
     return _list_at(index, offset, flags, own)[0] if offset < len(index) else ()
 
 
