@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("local_read", "list_10k", "remote_read", "random_remote", "link_read", "four_peers", "first_byte", "register")
+NAMES = (
+    "local_read",
+    "list_10k",
+    "remote_read",
+    "random_remote",
+    "link_read",
+    "four_peers",
+    "first_byte",
+    "register",
+    "folder_import",
+)
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--list"]:

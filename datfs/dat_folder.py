@@ -158,9 +158,10 @@ class DatFolderWriter(DriveWriter):
         try:
             with self._files.importing(path, start, compare=False):
                 for batch in self._hasher.batches(fd, size, done):
-                    content.append(batch.chunks, sync=False, leaves=batch.leaves)
-                    done, since = done + batch.size, since + batch.size
-                    progress(batch.size)
+                    content.append(batch.chunks, sync=False, leaves=batch.leaves, whole=batch.whole)
+                    size_read = len(batch.whole)
+                    done, since = done + size_read, since + size_read
+                    progress(size_read)
                     if since >= FLUSH_BYTES:  # so that a crash loses no more of a large file
                         content.flush()
                         since = 0

@@ -27,45 +27,35 @@ def marks_of(found: os.stat_result) -> Marks:
 
 
 class Batch(NamedTuple):
-    """Consecutive chunks and their hashes."""
+    """Consecutive chunks and their hashes; ``whole``: all back to back. Right until the next one is asked for."""
 
     chunks: list[memoryview]
     leaves: list[bytes]
-    size: int
+    whole: memoryview
 
 
 class FileHasher:
-    """Reads files. Its threads begin when a large file comes, and end with :meth:`close`."""
+    """Reads files, one at a time. Its threads begin when a large one comes, and end with :meth:`close`."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
+        self._small = bytearray(BATCH_BYTES)
+        self._buffers: list[bytearray] = []  # new ones for each batch would cost as much as reading into them
 
     def batches(self, fd: int, size: int, start: int = 0) -> Iterator[Batch]:
         """A file of about ``size`` bytes in batches, from ``start`` to its end, wherever that is. Raises OSError."""
         offset = start
-        if size <= offset + BATCH_BYTES:
-            yield from self._one_by_one(fd, offset)
-            return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, "hashing")
-        read: deque[Future[Batch]] = deque()
-        try:
-            while read or offset < size:
-                while offset < size and len(read) < AHEAD:
-                    read.append(self._threads.submit(_read, fd, offset))
-                    offset += BATCH_BYTES
-                batch = read.popleft().result()
-                if batch.size:
-                    yield batch
-                if batch.size < BATCH_BYTES:
+        if size > offset + BATCH_BYTES:
+            for batch in self._ahead(fd, size, start):
+                yield batch
+                offset += len(batch.whole)
+                if len(batch.whole) < BATCH_BYTES:
                     return
-        finally:
-            for one in read:
-                one.cancel()
-            for one in read:
-                if not one.cancelled():
-                    one.exception()  # waited for: the file descriptor is the caller's to close
-        yield from self._one_by_one(fd, offset)
+        while (batch := _read(fd, offset, self._small)).whole:
+            yield batch
+            offset += len(batch.whole)
+            if len(batch.whole) < BATCH_BYTES:
+                return
 
     def close(self) -> None:
         """Ends the threads; a second call does nothing."""
@@ -73,23 +63,33 @@ class FileHasher:
             self._threads.shutdown()
             self._threads = None
 
-    @staticmethod
-    def _one_by_one(fd: int, offset: int) -> Iterator[Batch]:
-        while True:
-            batch = _read(fd, offset)
-            if batch.size:
-                yield batch
-            if batch.size < BATCH_BYTES:
-                return
-            offset += BATCH_BYTES
+    def _ahead(self, fd: int, size: int, offset: int) -> Iterator[Batch]:
+        """The batches up to ``size``, some of them while others are used."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "hashing")
+            self._buffers = [bytearray(BATCH_BYTES) for _ in range(AHEAD)]
+        free = list(self._buffers)
+        read: deque[tuple[Future[Batch], bytearray]] = deque()
+        try:
+            while read or offset < size:
+                while offset < size and free:
+                    buffer = free.pop()
+                    read.append((self._threads.submit(_read, fd, offset, buffer), buffer))
+                    offset += BATCH_BYTES
+                future, buffer = read.popleft()
+                yield future.result()
+                free.append(buffer)
+        finally:
+            for future, _ in read:
+                if not future.cancel():
+                    future.exception()  # waited for: the file descriptor is the caller's to close
 
 
-def _read(fd: int, offset: int) -> Batch:
-    data = bytearray(min(BATCH_BYTES, max(0, os.fstat(fd).st_size - offset) + 1))
+def _read(fd: int, offset: int, buffer: bytearray) -> Batch:
     size = 0
-    with memoryview(data) as view:
-        while size < len(data) and (count := os.preadv(fd, [view[size:]], offset + size)):
-            size += count
-    whole = memoryview(data)[:size]
+    view = memoryview(buffer)
+    while size < len(buffer) and (count := os.preadv(fd, [view[size:]], offset + size)):
+        size += count
+    whole = view[:size]
     chunks = [whole[start : start + CHUNK_BYTES] for start in range(0, size, CHUNK_BYTES)]
-    return Batch(chunks, list(map(leaf_hash, chunks)), size)
+    return Batch(chunks, list(map(leaf_hash, chunks)), whole)

@@ -395,11 +395,18 @@ class Register:
 
     # -- writing
 
-    def append(self, chunks: Sequence[Buffer], *, sync: bool = True, leaves: Sequence[bytes] | None = None) -> int:
+    def append(
+        self,
+        chunks: Sequence[Buffer],
+        *,
+        sync: bool = True,
+        leaves: Sequence[bytes] | None = None,
+        whole: Buffer | None = None,
+    ) -> int:
         """Appends chunks under one signature; returns the index of the first. With ``sync`` they survive a power cut.
 
-        ``leaves``: their hashes, if they are known already. Without ``sync``, call :meth:`flush` before telling
-        anybody. Raises ReadOnly, OSError (the register is as it was).
+        ``leaves``: their hashes, and ``whole``: all their bytes, for who has them already. Without ``sync``, call
+        :meth:`flush` before telling anybody. Raises ReadOnly, OSError (the register is as it was).
         """
         if not self.writable or self.secret_key is None:
             raise ReadOnly("the register cannot be appended to: its secret key is not here")
@@ -410,7 +417,11 @@ class Register:
         new, roots = self._grow(chunks, leaves)
         length = first + len(chunks)
         signature = sign(self.secret_key, root_checksum(roots))
-        self._write_chunks(chunks)
+        if whole is None:
+            self._write_chunks(chunks)
+        else:
+            self._data.write(self.byte_length, whole)
+            self._data_syncer.written()
         self._signatures.put(length - 1, signature)
         self._tree.put_many(new)
         self._bits.set_nodes([node.index for node in new], True)

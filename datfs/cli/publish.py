@@ -29,7 +29,6 @@ from datfs.metadata import Path as DrivePath
 from datfs.metadata import name_of
 from datfs.text import show_path, show_size
 
-
 folder_option = click.option(
     "--dir",
     "-C",
