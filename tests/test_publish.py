@@ -390,3 +390,32 @@ def test_a_damaged_staging_is_named(folder: Path) -> None:
     """What was staged is not guessed."""
     (folder / ".dat" / "datfs.staged").write_bytes(b"{")
     assert "datfs.staged" in failure(1, "commit", "-C", folder)
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_member_is_documented(tmp_path: Path, home: Path) -> None:
+    """docs/json.md names in the row of each command what it prints; for a status in its section."""
+    text = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    os.mkfifo(folder / "pipe")
+    key = tmp_path / "key"
+    said = {"init": output("init", folder, "--json")}
+    said["add"] = datfs("add", "-C", folder, "--json").stdout
+    said["commit"] = datfs("commit", "-C", folder, "-a", "--json").stdout
+    said["rm"] = output("rm", "-C", folder, "a", "--json")
+    said["keys ls"] = output("keys", "ls", "--json")
+    output("keys", "export", folder, "-o", key)
+    said["keys import"] = datfs("keys", "import", "-C", folder, key, "--json").stdout
+    for command, lines in said.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{command}` |"))
+        members = {name for line in lines.splitlines() for name in json.loads(line)}
+        assert members
+        assert not [name for name in members if f"`{name}`" not in row], command
+    section = text.partition("## The status of a folder")[2].partition("##")[0]
+    found = status(folder)
+    members = {*found, *(name for many in found.values() if isinstance(many, list) for one in many for name in one)}
+    assert not [name for name in members if f"`{name}`" not in section]
