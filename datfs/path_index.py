@@ -1,4 +1,4 @@
-"""Walks through the path index of a drive: list, find, stat, put, delete, diff (drive.md sections 4, 5, 8).
+"""Walks through the path index of a drive: list, find, stat, diff (drive.md sections 4 and 8).
 
 Owns the algorithms of the append-tree, and no records: each walk is a generator that yields the numbers of
 the chunks it needs next, as many as possible at once (one batch for each level of the path), and when it is
@@ -28,7 +28,6 @@ from datfs.metadata import EntryKind, Path, Record, valid_component
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Collection[int], None, T]
 Records = Callable[[int], Record]
-Lists = list[list[int]]
 
 # A directory that was made with mkdir has an entry of its own, somewhere among those of its children, and only for its
 # mode. All of them are looked through in directories up to the first figure. In larger ones only as many as the second
@@ -263,67 +262,6 @@ def _first(records: Records, numbers: Iterable[int], path: Path, exact: bool = F
     if bad is not None:
         raise bad
     return None
-
-
-# --- writing ------------------------------------------------------------------------------------------------
-
-
-def put_lists(records: Records, head: int, length: int, path: Path) -> Steps[Lists]:
-    """The index lists of a new entry at ``path``, which becomes chunk ``length`` (drive.md section 5).
-
-    Byte for byte what the reference writes. Raises BadMetadata.
-    """
-    if not head:
-        return [[length] for _ in range(len(path) + 1)]
-    levels = yield from _levels(records, head, path)
-    return [
-        [*(seq for seq in level if records(seq).path[k : k + 1] != path[k : k + 1]), length]
-        for k, level in enumerate(levels)
-    ]
-
-
-def delete_lists(records: Records, head: int, length: int, path: Path) -> Steps[Lists | None]:
-    """The index lists of a deletion of ``path``, which becomes chunk ``length`` (drive.md section 5).
-
-    None in a drive without any entry: nothing is appended then. A path that does not exist gets its deletion
-    all the same. Byte for byte what the reference writes, which forgets a directory whose last entry *with a
-    value* is deleted, although there may be more below sub-directories that only deletions stand for. Raises
-    BadMetadata.
-    """
-    if not head:
-        return None
-    levels = yield from _levels(records, head, path)
-    survivor: Path = ()
-    for level in reversed(levels):
-        alive = [seq for seq in level if records(seq).value is not None and records(seq).path != path]
-        if alive:
-            survivor = records(alive[-1]).path
-            break
-    depth = _common(path, survivor)
-    lists = []
-    for k, level in enumerate(levels[: depth + 1]):
-        kept = [seq for seq in level if records(seq).path[k : k + 1] != path[k : k + 1]]
-        # Above the last of them something else of our branch survives, and we stand for it.
-        lists.append([*kept, length] if k < depth else kept)
-    return lists
-
-
-def _levels(records: Records, head: int, path: Path) -> Steps[list[tuple[int, ...]]]:
-    """``list_index`` of the root, of each directory on the way, and of ``path`` itself, in one walk."""
-    levels: list[tuple[int, ...]] = []
-    yield (head,)
-    record: Record | None = records(head)
-    while record is not None:
-        depth = _common(record.path, path)
-        levels += [record.children(level) for level in range(len(levels), depth + 1)]
-        if depth == len(path):
-            break
-        others = _without(levels[depth], record.seq)
-        yield others
-        record = _first(records, others, path[: depth + 1])
-    levels += [()] * (len(path) + 1 - len(levels))
-    yield {seq for level in levels for seq in level}
-    return levels
 
 
 # --- differences --------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from datfs.metadata import (
     name_of,
 )
 from datfs.path_index import Steps
+from tests import plain_lists
 
 T = TypeVar("T")
 VECTORS = FilePath(__file__).parent / "vectors"
@@ -65,11 +66,11 @@ class MemoryDrive:
 
     def put(self, path: Path, value: bytes = A_FILE) -> int:
         """A put as the reference does it."""
-        return self.append(path, value, self.walk(path_index.put_lists, self.version, len(self.chunks), path))
+        return self.append(path, value, self.walk(plain_lists.put_lists, self.version, len(self.chunks), path))
 
     def delete(self, path: Path) -> int:
         """A deletion as the reference does it, in a drive that is not empty."""
-        lists = self.walk(path_index.delete_lists, self.version, len(self.chunks), path)
+        lists = self.walk(plain_lists.delete_lists, self.version, len(self.chunks), path)
         assert lists is not None
         return self.append(path, None, lists)
 

@@ -22,7 +22,7 @@ def hasher() -> Iterator[FileHasher]:
 
 def chunks(hasher: FileHasher, place: Path, size: int | None = None, start: int = 0) -> list[bytes]:
     """The chunks of a file, whose hashes must be right."""
-    found = []
+    found: list[bytes] = []
     with place.open("rb") as file:
         for batch in hasher.batches(file.fileno(), os.stat(place).st_size if size is None else size, start):
             assert list(map(leaf_hash, batch.chunks)) == batch.leaves
@@ -69,5 +69,5 @@ def test_a_reader_that_stops(hasher: FileHasher, tmp_path: Path) -> None:
     with (tmp_path / "file").open("rb") as file:
         batches = hasher.batches(file.fileno(), len(data))
         next(batches)
-        batches.close()
+        del batches
     assert b"".join(chunks(hasher, tmp_path / "file")) == data

@@ -14,6 +14,7 @@ from datfs import drive_pb2, path_index
 from datfs.errors import BadMetadata
 from datfs.metadata import Path, Stat, components, decode_header, encode_record, encode_stat, name_of, path_of
 from datfs.path_index import EXPLICIT_SEARCH_ALL, EXPLICIT_SEARCH_FIRST, Found
+from tests import plain_lists
 from tests.memory_drive import A_DIRECTORY, A_FILE, VECTORS, MemoryDrive, outcome, p, vector_drive
 
 SEQUENCES: list[dict[str, Any]] = json.loads((VECTORS / "append-tree.json").read_text())
@@ -269,7 +270,7 @@ def test_deletion_that_forgets_a_directory() -> None:
 
 def test_deletion_in_a_drive_without_entries_writes_nothing() -> None:
     """There is nothing to append, as in the reference."""
-    assert MemoryDrive().walk(path_index.delete_lists, 0, 1, p("/a")) is None
+    assert MemoryDrive().walk(plain_lists.delete_lists, 0, 1, p("/a")) is None
 
 
 # --- directories and files
@@ -403,7 +404,7 @@ def test_invalid_names_are_hidden(name: bytes) -> None:
     """Such an entry is neither listed nor found, and its neighbours are."""
     drive = MemoryDrive()
     drive.put(p("/good"))
-    drive.append(name, A_FILE, drive.walk(path_index.put_lists, 1, 2, components(name)))
+    drive.append(name, A_FILE, drive.walk(plain_lists.put_lists, 1, 2, components(name)))
     drive.put(p("/dir/good"))
     for version in (2, 3):
         assert "good" in names(drive, "/", version)
@@ -420,7 +421,7 @@ def test_invalid_names_deeper_down_hide_nothing_else(name: bytes) -> None:
     drive.append(name, A_FILE, [[1]] * (len(components(name)) + 1))
     assert names(drive, "/") == []
     drive.put(p("/dir/good"))
-    drive.append(name, A_FILE, drive.walk(path_index.put_lists, 2, 3, components(name)))
+    drive.append(name, A_FILE, drive.walk(plain_lists.put_lists, 2, 3, components(name)))
     assert names(drive, "/") == ["dir"]
     assert names(drive, "/dir") == ["good"]
     assert (kind(drive, "/dir"), kind(drive, "/dir/good")) == ("directory", "file")
@@ -611,7 +612,7 @@ def test_random_graphs(data: st.DataObject) -> None:
             for child in listed:
                 assert child.name in (b"a", b"b")
                 assert (child.kind == "directory") or child.record is not None
-        for writer in (path_index.put_lists, path_index.delete_lists):
+        for writer in (plain_lists.put_lists, plain_lists.delete_lists):
             lists = outcome(drive, writer, head, length + 1, path)
             assert lists is BadMetadata or isinstance(lists, list)
     outcome(drive, path_index.diff, data.draw(st.integers(0, length)), head)

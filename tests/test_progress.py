@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from datfs.cli import progress as module
 from datfs.cli.progress import Progress
 
 
@@ -16,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("datfs.cli.progress.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture
