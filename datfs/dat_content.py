@@ -181,17 +181,18 @@ class ImportedContent(FolderContent):
     """An owner's links to files are those files in the drive, as with the ``dat`` command."""
 
     _current: tuple[Path, int] | None = None
-    _compares = True
+    _compares = _syncs = True
 
     @contextmanager
-    def importing(self, path: Path, start: int, *, compare: bool = True) -> Iterator[None]:
+    def importing(self, path: Path, start: int, *, compare: bool = True, sync: bool = True) -> Iterator[None]:
         """What is written inside, from byte ``start`` of the register on, is the file ``path``.
 
-        ``compare``: whether it has to be made sure of; not for who reads it from the file.
+        ``compare``: whether that has to be made sure of; not for who reads it from the file. ``sync``: whether the file
+        may not have reached the disk yet.
         """
         self._let_go(path)  # it may have been replaced by another file of this name
         self._current = path, start
-        self._compares = compare
+        self._compares, self._syncs = compare, sync
         try:
             yield
         finally:
@@ -213,7 +214,8 @@ class ImportedContent(FolderContent):
                 self.name + show_path(path),
                 offset - start,
             )
-        self._unsynced.add(path)
+        if self._syncs:
+            self._unsynced.add(path)
 
 
 class ClonedContent(FolderContent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat as stat_bits
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from datfs.writer import FILE, DriveWriter
 INNER = ".dat"
 OWNER = "metadata.ogd"
 FLUSH_BYTES = 256 << 20
+WRITTEN_BACK = 120.0  # seconds after which the kernel has written a file by itself, four times what it waits
 
 
 def create_dat_folder(folder: Path, keys: KeyPair, *, home: Path | None = None) -> DatFolderWriter:
@@ -156,7 +158,8 @@ class DatFolderWriter(DriveWriter):
         progress(done)
         since = 0
         try:
-            with self._files.importing(path, start, compare=False):
+            fresh = time.time() - before.st_ctime < WRITTEN_BACK
+            with self._files.importing(path, start, compare=False, sync=fresh):
                 for batch in self._hasher.batches(fd, size, done):
                     content.append(batch.chunks, sync=False, leaves=batch.leaves, whole=batch.whole)
                     size_read = len(batch.whole)

@@ -175,6 +175,7 @@ def commit(paths: tuple[str, ...], everything: bool, start: Path, as_json: bool,
         raise click.UsageError("--all and PATHs exclude each other")
     report = Report()
     with opened_folder(start) as working:
+        before = working.writer.version
         if (behind := working.clock_behind()) > 1:
             notice(
                 f"the clock is {behind:.0f} s behind the newest entry of the drive: files are compared by their bytes"
@@ -182,7 +183,7 @@ def commit(paths: tuple[str, ...], everything: bool, start: Path, as_json: bool,
         try:
             found = _carry_out(working, _paths(working, paths, start), everything, quiet, report)
         finally:
-            _tell(working, report.done, as_json)
+            _tell(working.writer.metadata.key, before, report.done, as_json)
     if not found.changes and not as_json:
         notice("nothing differs from the drive" if everything or paths else "nothing is staged (see datfs add, or -a)")
     _end(tell_left_out([*found.left_out, *report.left_out], as_json))
@@ -205,19 +206,20 @@ def _carry_out(
     return found
 
 
-def _tell(working: WorkingFolder, done: Sequence[Done], as_json: bool) -> None:
-    """What went into the drive."""
-    width = len(str(working.writer.version))
+def _tell(key: bytes, before: int, done: Sequence[Done], as_json: bool) -> None:
+    """What went into the drive, which had the version ``before``."""
+    version = done[-1].version if done else before
+    width = len(str(version))
     for one in done:
         tell_change(one, width, as_json)
-    link = f"dat://{working.writer.metadata.key.hex()}"
+    link = f"dat://{key.hex()}"
     puts = [one.stat for one in done if one.stat is not None]
     size = sum(stat.size for stat in puts)
     if as_json:
         print_json(
             {
                 "link": link,
-                "version": working.writer.version,
+                "version": version,
                 "puts": len(puts),
                 "dels": len(done) - len(puts),
                 "size": size,
@@ -225,7 +227,7 @@ def _tell(working: WorkingFolder, done: Sequence[Done], as_json: bool) -> None:
         )
     elif done:
         print(
-            f"version {working.writer.version} of {link}: {count(len(puts), 'file')} put, {show_size(size)};"
+            f"version {version} of {link}: {count(len(puts), 'file')} put, {show_size(size)};"
             f" {len(done) - len(puts)} deleted"
         )
 

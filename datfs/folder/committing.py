@@ -42,7 +42,7 @@ class Done:
 
 @dataclass(slots=True)
 class Report:
-    """What a commit did, also one that was interrupted."""
+    """What a commit did, durably, also one that was interrupted."""
 
     done: list[Done] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -64,6 +64,7 @@ class WorkingFolder:
         self.writer = writer
         self.staged = Staged(folder / INNER)
         self.drive = writer.entries()
+        self.pending: list[Done] = []  # what the disk has not taken yet
         self._clock = clock
         self._seen = Seen(folder / INNER, writer.files, writer.content, clock())
 
@@ -92,7 +93,8 @@ class WorkingFolder:
     def commit(self, changes: Iterable[Change], told: Told | None = None, report: Report | None = None) -> Report:
         """Brings changes into the drive, and makes them durable, also when it is interrupted.
 
-        Raises OSError if the disk refuses, and whatever ``told`` raises; ``report`` has then what was done.
+        Raises OSError if the disk refuses, and whatever ``told`` raises; ``report`` has then what is durable. What is
+        not is ``pending``, for the next call.
         """
         report = report if report is not None else Report()
         told = told or Nobody()
@@ -102,19 +104,25 @@ class WorkingFolder:
                 told.file(name_of(change.path))
                 done = self._remove(change) if change.kind is Kind.REMOVED else self._add(change, told, report)
                 if done is not None:
-                    report.done.append(done)
+                    self.pending.append(done)
                     self.drive.set(done.path, done.stat)
-                    self.staged.forget(done.path)
                     if done.stat is not None:
                         told.file_done()
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    self.writer.flush()
+                    self._make_durable(report)
                     flushed = time.monotonic()
         finally:
-            self.writer.flush()
+            self._make_durable(report)
             self.staged.save()
             self._seen.save()
         return report
+
+    def _make_durable(self, report: Report) -> None:
+        self.writer.flush()
+        for done in self.pending:
+            self.staged.forget(done.path)
+        report.done += self.pending
+        self.pending = []
 
     def save_seen(self) -> None:
         """Keeps what comparing has found out."""

@@ -140,7 +140,7 @@ class FolderWatch:
         report = Report()
         found = self._working.compare(paths, self._until)
         report.left_out += found.left_out
-        if found.changes:
+        if found.changes or self._working.pending:
             self._working.commit(found.changes, self._until, report)
         return report
 

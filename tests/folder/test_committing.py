@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from datfs.confined import ConfinedFolder
+from datfs.folder.committing import Report
 from datfs.folder.compare import LeftOut
 from datfs.hashed_file import BATCH_BYTES, CHUNK_BYTES
 from datfs.metadata import Path as DrivePath
@@ -340,10 +341,13 @@ def fails_at_write(kit: Kit, steps: int, monkeypatch: pytest.MonkeyPatch) -> boo
         left -= 1
         write(self, offset, data)
 
+    report = Report()
     try:
         with monkeypatch.context() as patch, kit.opened() as working:
             patch.setattr(FileStorage, "write", limited)
-            working.commit(working.compare().changes)
+            working.commit(working.compare().changes, report=report)
     except OSError:
+        with kit.opened() as working:
+            assert len(report.done) <= working.writer.version  # nothing is told that was not kept
         return True
     return False
