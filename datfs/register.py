@@ -536,7 +536,9 @@ class Register:
         """Takes chunks for not held, whose bytes others take care of: nothing is written before the next flush."""
         if self.read_only:
             raise ReadOnly("the register was opened read-only")
-        self._bits.set_data_range(first, min(stop, len(self._bits.data)), False)
+        stop = min(stop, len(self._bits.data))
+        if first < stop:
+            self._bits.set_data_range(first, stop, False)
 
     # -- durability
 

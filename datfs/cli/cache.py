@@ -14,6 +14,7 @@ import trio
 
 from datfs import pins
 from datfs.cache_drives import DriveFacts, IdleDrives, facts_of, key_of, remove
+from datfs.cli.failures import EXIT_INCOMPLETE
 from datfs.cli.options import SizeType, TargetType, View, drive_options, json_option, make_options, notice, view
 from datfs.cli.output import count, path_text, print_json, write_name
 from datfs.cli.progress import Progress
@@ -32,7 +33,6 @@ from datfs.room import space_of, stores_in
 from datfs.store import cache_folder, default_cache_dir, owner_of
 from datfs.text import show, show_size
 
-EXIT_INCOMPLETE = 9
 DAY = 86_400
 
 cache_dir_option = click.option(
