@@ -382,6 +382,24 @@ def _swarm_for(
     )
 
 
+@contextlib.asynccontextmanager
+async def swarm_for_folder(options: Options, notice: Notice) -> AsyncIterator[Swarm]:
+    """A swarm for a drive in a folder of its own, not run yet; its sockets are closed with the context."""
+    listeners = await _listeners(options, notice)
+    try:
+        port = port_of(listeners) if listeners and options.upload else None
+        ways: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
+        yield Swarm(discoveries=ways, listeners=listeners, upload=options.upload, up=options.up, down=options.down)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def link_of(place: Link | NamedLink, options: Options, notice: Notice) -> Link:
+    """The link itself, or that which a name stands for. Raises BadLink, NoPeers, TimedOut."""
+    return await _resolve(place, options, notice) if isinstance(place, NamedLink) else place
+
+
 def _why_alone(store: Store, options: Options) -> str:
     if options.offline:
         return "we are offline (--offline)"

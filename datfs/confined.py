@@ -57,6 +57,24 @@ class ConfinedFolder:
                 raise OSError(errno.EINVAL, "not a plain file")
             return fd
 
+    def look(self, path: DrivePath) -> os.stat_result | None:
+        """What is at a path, a link itself; None if nothing is. Something else than a folder on the way is told of."""
+        with self._names(path):
+            for depth in range(1, len(path) + 1):
+                try:
+                    with self._parent(path[:depth]) as parent:
+                        found = os.stat(path[depth - 1], dir_fd=parent, follow_symlinks=False)
+                except FileNotFoundError:
+                    return None
+                if depth == len(path) or not stat_bits.S_ISDIR(found.st_mode):
+                    return found
+        return None
+
+    def names(self, path: DrivePath) -> list[bytes]:
+        """What is in a folder."""
+        with self._names(path), self._parent((*path, b"")) as fd:
+            return [os.fsencode(name) for name in os.listdir(fd)]
+
     def remove(self, path: DrivePath) -> None:
         """Removes a plain file, and the folders above that are empty then. It is no error if there is none."""
         with self._names(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import errno
 import os
+import stat as stat_bits
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from datfs.confined import NO_FILE, ConfinedFolder, allowed
 from datfs.errors import BadMetadata, CorruptStorage, ReadOnly
-from datfs.metadata import SAFE_INTEGER, Path, Stat, decode_record, plausible
+from datfs.metadata import SAFE_INTEGER, Path, Stat, decode_record, mtime_ns, plausible
 from datfs.register import Register
 from datfs.storage import Buffer
 from datfs.text import show_path
@@ -219,7 +220,31 @@ class ImportedContent(FolderContent):
 
 
 class ClonedContent(FolderContent):
-    """A reader's: a chunk is written into the file that the entries up to ``version`` name for it."""
+    """A reader's: a chunk is written into the file that the entries up to ``version`` name for it.
+
+    ``stats``: what the newest entry of each file says, those without bytes included.
+    """
+
+    def __init__(self, folder: ConfinedFolder, metadata: Register) -> None:
+        super().__init__(folder, metadata)
+        self.stats: dict[Path, Stat] = {}
+
+    def _learn(self, seq: int, path: Path, stat: Stat | None) -> None:
+        super()._learn(seq, path, stat)
+        self.stats.pop(path, None)
+        if stat is not None and stat_bits.S_ISREG(stat.mode) and plausible(stat, None) is None and allowed(path):
+            self.stats[path] = stat
+
+    def look(self, path: Path) -> os.stat_result | None:
+        """What is at a path of the folder, links not followed; None if nothing is."""
+        return self.folder.look(path)
+
+    def finish(self, path: Path, stat: Stat, umask: int) -> None:
+        """Gives a file that is whole the drive's time and permissions; the owner may always write. Raises OSError."""
+        fd = self._open(path, write=True)
+        os.fchmod(fd, (stat.mode & 0o777 & ~umask) | 0o600)
+        times = mtime_ns(stat.mtime)
+        os.utime(fd, ns=(times, times))
 
     def write(self, offset: int, data: Buffer) -> None:
         """Writes into the files. Raises OSError, also if no file may have these bytes; nothing is written then."""

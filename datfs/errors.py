@@ -25,6 +25,7 @@
     │  ├─ BadStore              a SLEEP file or folder that cannot be opened
     │  └─ UnsupportedFormat
     ├─ FileChanged              a file was written while it was added to a drive
+    ├─ Conflict                 files of the person's own are in the way
     ├─ StoreLocked              another process owns the store
     ├─ BadProof                 from a peer's data: ends that peer, never a read
     ├─ ProtocolError
@@ -140,6 +141,10 @@ class UnsupportedFormat(FormatError):
 
 class FileChanged(DatfsError):
     """A file of the folder was written, cut or replaced while it was added to the drive."""
+
+
+class Conflict(DatfsError):
+    """Files that are not the drive's, or were changed, are where files of the drive belong; nothing was done."""
 
 
 class StoreLocked(DatfsError):

@@ -66,6 +66,7 @@ ERRNOS: dict[type[BaseException], int] = {
     errors.IntegrityError: errno.EIO,
     errors.FormatError: errno.EIO,
     errors.StoreLocked: errno.EBUSY,
+    errors.Conflict: errno.EEXIST,
     errors.BadProof: errno.EIO,
     errors.ProtocolError: errno.EIO,
     errors.MountError: errno.EIO,

@@ -12,6 +12,7 @@ Everything here runs in one thread; nothing awaits while an invariant is broken 
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
@@ -466,6 +467,10 @@ class SparseRegister:
                 return False
             grew = self.register.put(index, value, nodes, signature)
         except (OSError, CorruptStorage) as error:
+            if isinstance(error, OSError) and error.errno == errno.ESTALE:
+                # A folder that has moved on to a newer version in which this chunk has no file any more.
+                self.release([index])
+                return False
             self._store_refused(index, _same(error))
             return False
         self._in_flight.discard(index)

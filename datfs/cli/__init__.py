@@ -11,7 +11,21 @@ from typing import Any
 
 import click
 
-from datfs.cli import browse, cache, checking, debug, diagnosis, keys, manual, mounting, publish, sharing, status, units
+from datfs.cli import (
+    browse,
+    cache,
+    checking,
+    debug,
+    diagnosis,
+    fetching,
+    keys,
+    manual,
+    mounting,
+    publish,
+    sharing,
+    status,
+    units,
+)
 from datfs.cli.failures import EXIT_INTERRUPTED, exit_code, explain, explain_usage
 from datfs.errors import DatfsError
 
@@ -46,6 +60,7 @@ for command in (
     *mounting.COMMANDS,
     *browse.COMMANDS,
     *publish.COMMANDS,
+    *fetching.COMMANDS,
     *sharing.COMMANDS,
     *cache.COMMANDS,
     *keys.COMMANDS,

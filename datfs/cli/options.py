@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -118,57 +118,67 @@ class TargetType(click.ParamType[Link | NamedLink | Path]):
         return target
 
 
+_NETWORK: tuple[Callable[[Any], Any], ...] = (
+    click.option("--peer", "peers", type=AddressType(), multiple=True, help="A peer to dial; may be repeated."),
+    click.option(
+        "--discovery",
+        envvar="DATFS_DISCOVERY",
+        metavar="WAYS",
+        help="How to find peers: some of mdns,dns,dht, or none. Default: all that work here without --peer,"
+        " none with it.",
+    ),
+    click.option(
+        "--dns-server",
+        "dns_servers",
+        multiple=True,
+        metavar="HOST[:PORT]",
+        help="A discovery server, instead of the usual ones; may be repeated.",
+    ),
+    click.option(
+        "--dht-bootstrap",
+        type=AddressType(6881),
+        multiple=True,
+        help="A node of the DHT to begin with, instead of the usual ones; may be repeated.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.001),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long any one wait for peers may take.",
+    ),
+    click.option("--up", type=RateType(), help="Send at most so many bytes a second, as 500K or 2M (K is 1024)."),
+    click.option("--down", type=RateType(), help="Receive at most so many bytes a second."),
+)
+_CACHE: tuple[Callable[[Any], Any], ...] = (
+    click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep what was fetched."),
+    click.option(
+        "--cache-size",
+        type=SizeType(),
+        envvar="DATFS_CACHE_SIZE",
+        metavar="SIZE",
+        help="The most that all drives in the cache may take, as in 10G; chunks of files that were not used for"
+        " the longest time go first. Default: no limit.",
+    ),
+    click.option("--memory", is_flag=True, help="Keep what was fetched in memory only."),
+    click.option("--offline", is_flag=True, help="Use no network; what is here is all there is."),
+    click.option("--version", "version", type=click.IntRange(min=0), help="Look at this version of the drive."),
+)
+
+
+def network_options(command: F) -> F:
+    """Adds the options for peers and waiting."""
+    return _with(command, _NETWORK)
+
+
 def drive_options(command: F) -> F:
-    """Adds the options for peers, cache and waiting."""
-    for option in reversed(
-        (
-            click.option("--peer", "peers", type=AddressType(), multiple=True, help="A peer to dial; may be repeated."),
-            click.option(
-                "--discovery",
-                envvar="DATFS_DISCOVERY",
-                metavar="WAYS",
-                help="How to find peers: some of mdns,dns,dht, or none. Default: all that work here without --peer,"
-                " none with it.",
-            ),
-            click.option(
-                "--dns-server",
-                "dns_servers",
-                multiple=True,
-                metavar="HOST[:PORT]",
-                help="A discovery server, instead of the usual ones; may be repeated.",
-            ),
-            click.option(
-                "--dht-bootstrap",
-                type=AddressType(6881),
-                multiple=True,
-                help="A node of the DHT to begin with, instead of the usual ones; may be repeated.",
-            ),
-            click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep what was fetched."),
-            click.option(
-                "--cache-size",
-                type=SizeType(),
-                envvar="DATFS_CACHE_SIZE",
-                metavar="SIZE",
-                help="The most that all drives in the cache may take, as in 10G; chunks of files that were not used for"
-                " the longest time go first. Default: no limit.",
-            ),
-            click.option("--memory", is_flag=True, help="Keep what was fetched in memory only."),
-            click.option("--offline", is_flag=True, help="Use no network; what is here is all there is."),
-            click.option(
-                "--timeout",
-                type=click.FloatRange(min=0.001),
-                default=30.0,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long any one wait for peers may take.",
-            ),
-            click.option(
-                "--up", type=RateType(), help="Send at most so many bytes a second, as 500K or 2M (K is 1024)."
-            ),
-            click.option("--down", type=RateType(), help="Receive at most so many bytes a second."),
-            click.option("--version", "version", type=click.IntRange(min=0), help="Look at this version of the drive."),
-        )
-    ):
+    """Adds the options for peers, waiting, cache and version."""
+    return _with(command, (*_NETWORK, *_CACHE))
+
+
+def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -212,14 +222,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON objects
 def make_options(
     *,
     peers: tuple[Address, ...],
-    cache_dir: Path | None,
-    cache_size: int | None,
-    memory: bool,
-    offline: bool,
     timeout: float,
     discovery: str | None,
     dns_servers: tuple[str, ...],
     dht_bootstrap: tuple[Address, ...],
+    cache_dir: Path | None = None,
+    cache_size: int | None = None,
+    memory: bool = False,
+    offline: bool = False,
     **more: Any,
 ) -> Options:
     """The :class:`~datfs.client.Options` that the shared options say. Raises UsageError for contradictions."""
