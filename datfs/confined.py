@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import stat as stat_bits
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,6 +57,28 @@ class ConfinedFolder:
                 os.close(fd)
                 raise OSError(errno.EINVAL, "not a plain file")
             return fd
+
+    @contextmanager
+    def replacing(self, path: DrivePath) -> Iterator[int]:
+        """A new file to be written, which takes the place of what is at ``path`` when the context ends well.
+
+        A folder there must be empty. If the context fails, everything is as before.
+        """
+        with self._names(path), self._parent(path, make=True) as parent:
+            beside = b".datfs-" + secrets.token_hex(8).encode()
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            try:
+                try:
+                    yield fd
+                finally:
+                    os.close(fd)
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.rmdir(path[-1], dir_fd=parent)
+                os.rename(beside, path[-1], src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(beside, dir_fd=parent)
+                raise
 
     def look(self, path: DrivePath) -> os.stat_result | None:
         """What is at a path, a link itself; None if nothing is. Something else than a folder on the way is told of."""

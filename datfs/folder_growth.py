@@ -28,7 +28,7 @@ Marks = tuple[tuple[int, int, int], ...]
 
 
 class FolderGrowth:
-    """Follows what is appended to the registers of an open folder, and tells its peers."""
+    """Follows what is appended to the registers of an open folder, and tells its peers if it has any."""
 
     def __init__(self, opened: OpenDrive) -> None:
         self._opened = opened
@@ -93,10 +93,13 @@ class FolderGrowth:
 
     def _catch_up(self, sparse: SparseRegister, newer: Register) -> bool:
         swarm = self._opened.swarm
-        assert swarm is not None
         gained, lost = sparse.register.catch_up(newer)
-        for first, stop in lost:
-            swarm.retract(sparse, first, stop - first)
+        if swarm is not None:
+            for first, stop in lost:
+                swarm.retract(sparse, first, stop - first)
         for first, stop in gained:
-            swarm.announce(sparse, first, stop - first)
+            if swarm is not None:
+                swarm.announce(sparse, first, stop - first)
+            else:
+                sparse.appended(first, stop - first)
         return bool(gained or lost)

@@ -14,15 +14,13 @@ import trio
 from datfs import holdings
 from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
 from datfs.cli.output import count, entry_facts, mode_text, path_text, print_json, time_text, write_name
-from datfs.errors import BadMetadata, IsADirectory
+from datfs.errors import IsADirectory
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
-from datfs.metadata import Record
 from datfs.net.discovery.names import NamedLink
 from datfs.text import show_path, show_size
 from datfs.vfs import Entry, Kind
 
-LOG_BATCH = 256  # changes fetched at a time
 READ_BYTES = 1024 * 1024
 
 
@@ -240,52 +238,6 @@ def _write_all(data: bytes) -> None:
 @click.argument("path", nargs=-1)
 @json_option
 @drive_options
-def log(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
-    """Tell the history of a drive, or of what is at and below paths, oldest change first."""
-    options = make_options(share_locked=True, **rest)
-
-    async def run() -> None:
-        async with view(link, options, version) as at:
-            last = at.tree.version
-            width = len(str(last))
-            drive = at.opened.drive
-            paths = at.paths(path)
-            for start in range(1, last + 1, LOG_BATCH):
-                batch = range(start, min(start + LOG_BATCH, last + 1))
-                await at.wait(f"the history from version {start} on", drive.metadata.ensure(batch))
-                for seq in batch:
-                    try:
-                        record = drive.record(seq)
-                    except BadMetadata as error:
-                        if as_json:
-                            print_json({"version": seq, "error": str(error)})
-                        else:
-                            print(f"{seq:0{width}} [???] {error}")
-                        continue
-                    if any(record.path[: len(one)] == one for one in paths):
-                        _print_change(record, width, as_json)
-
-    trio.run(run)
-
-
-def _print_change(record: Record, width: int, as_json: bool) -> None:
-    found = record.stat
-    change = "put" if record.value is not None else "del"
-    if as_json:
-        facts: dict[str, Any] = {"version": record.seq, "change": change, "path": path_text(record.path)}
-        if found is not None:
-            facts |= {"size": found.size, "chunks": found.blocks, "mtime": found.mtime / 1000}
-        print_json(facts)
-    else:
-        more = f" {show_size(found.size)} ({count(found.blocks, 'chunk')})" if found is not None else ""
-        write_name(b"/" + b"/".join(record.path), before=f"{record.seq:0{width}} [{change}] ", after=more)
-
-
-@click.command()
-@click.argument("link", type=TargetType(named=True))
-@click.argument("path", nargs=-1)
-@json_option
-@drive_options
 def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, version: int | None, **rest: Any) -> None:
     """Tell what a drive is and how much of it is here; for each PATH also what is below it."""
     options = make_options(share_locked=True, **rest)
@@ -356,4 +308,4 @@ async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:
     return {"path": path_text(path), **total}
 
 
-COMMANDS = (ls, tree, stat, cat, log, info)
+COMMANDS = (ls, tree, stat, cat, info)
