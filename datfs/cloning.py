@@ -14,7 +14,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ from datfs.text import show_path, show_size
 log = logging.getLogger(__name__)
 
 SETTINGS = "datfs.json"
-AHEAD_BYTES = 64 << 20  # wanted at a time, so that every peer always has something to be asked for
-AHEAD_FILES = 4096
+AHEAD_CHUNKS = 4096  # wanted at a time, so that every peer always has something to be asked for
+STEP = 64  # chunks that are waited for at once
 METADATA_AHEAD = 8192  # chunks
 FLUSH_SECONDS = 5.0
 SETTLE_SECONDS = 5.0  # for answers that are on their way when a newer version comes
@@ -180,29 +181,27 @@ class Clone:
 
     async def _fetch(self, missing: Sequence[CloneFile], told: Told) -> list[CloneFile]:
         content = self.content
-        done: list[CloneFile] = []
-        ahead = _Ahead(content, missing) if content is not None else None
+        if content is None:
+            return []
+        ahead = _Ahead(content, missing)
         try:
             for file in missing:
                 told.file(b"/".join(file.path))
-                if file.size and ahead is not None and content is not None:
-                    ahead.move_to(file)
-                    await self._get_file(content, file, told)
+                await self._get_file(content, file, ahead, told)
                 self.files.finish([file])
                 told.file_done()
-                done.append(file)
         finally:
-            if ahead is not None:
-                ahead.stop()
-        return done
+            ahead.stop()
+        return list(missing)
 
-    async def _get_file(self, content: SparseRegister, file: CloneFile, told: Told) -> None:
+    async def _get_file(self, content: SparseRegister, file: CloneFile, ahead: _Ahead, told: Told) -> None:
         """In steps of some chunks, so that the bar moves within a large file too."""
-        step = max(1, min(64, file.blocks))
         left = file.size
-        for first in range(file.first, file.stop, step):
-            stop = min(first + step, file.stop)
-            await self._get(content, first, stop, show_path(file.path))
+        for first in range(file.first, file.stop, STEP):
+            stop = min(first + STEP, file.stop)
+            if not content.has_range(first, stop):
+                ahead.go_on()
+                await self._get(content, first, stop, show_path(file.path))
             size = left if stop == file.stop else min(left, (stop - first) * max(1, file.size // file.blocks))
             told.advance(size)
             left -= size
@@ -256,49 +255,48 @@ class Clone:
 
 
 class _Ahead:
-    """Wants the chunks of files before their turn, some at a time."""
+    """Wants chunks before their turn, so many at a time, in the order of the files."""
 
-    def __init__(self, content: SparseRegister | None, files: Sequence[CloneFile]) -> None:
-        assert content is not None
+    def __init__(self, content: SparseRegister, files: Sequence[CloneFile]) -> None:
         self._content = content
-        self._files = iter(files)
-        self._wanted: dict[DrivePath, list[int]] = {}
-        self._bytes = 0
-        self._sizes: dict[DrivePath, int] = {}
-        self._current: DrivePath | None = None
+        self._coming = _pieces(content, files)
+        self._wanted: deque[range] = deque()
+        self._count = self._bytes = 0
 
-    def move_to(self, file: CloneFile) -> None:
-        """This file is fetched now: it and those behind it are wanted."""
-        if self._current is not None:
-            self._drop(self._current)
-        self._current = file.path
+    def go_on(self) -> None:
+        """What is here by now makes room for what comes next."""
+        content, wanted = self._content, self._wanted
+        while wanted and content.has_range(wanted[0].start, wanted[0].stop):
+            self._drop(wanted.popleft())
         added = False
-        while self._bytes < AHEAD_BYTES and len(self._wanted) < AHEAD_FILES:
-            following = next(self._files, None)
+        while self._count < AHEAD_CHUNKS:
+            following = next(self._coming, None)
             if following is None:
                 break
-            if not following.size:
-                continue
-            has = self._content.register.has
-            stop = min(following.stop, following.first + AHEAD_FILES)
-            indices = [index for index in range(following.first, stop) if not has(index)]
-            self._wanted[following.path], self._sizes[following.path] = indices, following.size
-            self._bytes += following.size
-            self._content.want(indices, Urgency.LATER)
+            content.want(following, Urgency.LATER)
+            wanted.append(following)
+            self._count += len(following)
             added = True
         if added:
-            self._content.source.wants_changed(self._content)
+            content.source.wants_changed(content)
 
-    def _drop(self, path: DrivePath) -> None:
-        indices = self._wanted.pop(path, None)
-        if indices is not None:
-            self._content.drop(indices, Urgency.LATER)
-            self._bytes -= self._sizes.pop(path)
+    def _drop(self, indices: range) -> None:
+        self._content.drop(indices, Urgency.LATER)
+        self._count -= len(indices)
 
     def stop(self) -> None:
         """Nothing is wanted any more."""
-        for path in list(self._wanted):
-            self._drop(path)
+        while self._wanted:
+            self._drop(self._wanted.popleft())
+
+
+def _pieces(content: SparseRegister, files: Sequence[CloneFile]) -> Iterator[range]:
+    """Runs of chunks of the files that are not here, none of them long."""
+    for file in files:
+        for first in range(file.first, file.stop, STEP):
+            stop = min(first + STEP, file.stop)
+            if not content.has_range(first, stop):
+                yield range(first, stop)
 
 
 @asynccontextmanager

@@ -184,9 +184,9 @@ def test_an_interrupted_clone_goes_on(served: tuple[str, str, Path], tmp_path: P
             time.sleep(rng.uniform(0.5, 1.2))  # the later times Python has to start first
             process.send_signal(number)
             _, said = process.communicate(timeout=SECONDS)
-        if process.returncode != 0:
-            assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), said
-            assert b"Traceback" not in said
+        ends = {0, -number, 128 + number}  # the second one while Python itself was still starting
+        assert process.returncode in ends, said
+        assert process.returncode == -signal.SIGINT or b"Traceback" not in said
     output("clone", link, tmp_path / "copy", "--peer", address, "-q")
     assert files_in(tmp_path / "copy") == files_in(source)
     assert output("verify", tmp_path / "copy")
