@@ -15,6 +15,7 @@ NAMES = (
     "first_byte",
     "register",
     "folder_import",
+    "clone",
 )
 
 if __name__ == "__main__":

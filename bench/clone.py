@@ -92,7 +92,7 @@ def _measure(report: Report, name: str, drive: KeptDrive, size: int) -> None:
         def with_reference() -> float:
             before = os.times()
             with scratch() as store:
-                got = reference_clone(drive.key, peer.port, store)
+                got = reference_clone(drive.key, [peer.address], store)
             after = os.times()
             if got.size != size:
                 raise RuntimeError(f"{got.size} bytes came instead of {size}")

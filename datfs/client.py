@@ -397,7 +397,7 @@ async def swarm_for_folder(options: Options, notice: Notice) -> AsyncIterator[Sw
 
 async def link_of(place: Link | NamedLink, options: Options, notice: Notice) -> Link:
     """The link itself, or that which a name stands for. Raises BadLink, NoPeers, TimedOut."""
-    return await _resolve(place, options, notice) if isinstance(place, NamedLink) else place
+    return await resolve_name(place, options, notice) if isinstance(place, NamedLink) else place
 
 
 def _why_alone(store: Store, options: Options) -> str:

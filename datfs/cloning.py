@@ -143,7 +143,7 @@ class Clone:
             before = register.register.data_bits.count(first, stop)
             try:
                 with trio.fail_after(self._options.timeout):
-                    await register.ensure(range(first, stop), Urgency.LATER)
+                    await register.ensure(range(first, stop), Urgency.BACKGROUND)
             except trio.TooSlowError:
                 if register.register.data_bits.count(first, stop) == before:
                     raise TimedOut(
@@ -273,7 +273,7 @@ class _Ahead:
             following = next(self._coming, None)
             if following is None:
                 break
-            content.want(following, Urgency.LATER)
+            content.want(following, Urgency.BACKGROUND)
             wanted.append(following)
             self._count += len(following)
             added = True
@@ -281,7 +281,7 @@ class _Ahead:
             content.source.wants_changed(content)
 
     def _drop(self, indices: range) -> None:
-        self._content.drop(indices, Urgency.LATER)
+        self._content.drop(indices, Urgency.BACKGROUND)
         self._count -= len(indices)
 
     def stop(self) -> None:

@@ -113,8 +113,10 @@ class DatClone:
         ChunkMissing, with nothing changed, if metadata are needed that are not here; BadMetadata, OSError.
         """
         content = self.content
+        if content is None:
+            return self.latest
         plan = self.plan(version)
-        if plan.version <= self.latest or content is None:
+        if plan.version <= self.latest:
             return self.latest
         gone = [file for file in plan.gone if content.data_bits.next_set(file.first, file.stop) is not None]
         self.metadata.flush()  # the version must not be there before its entries are
