@@ -285,6 +285,7 @@ def _open(
     swarm = _swarm_for(store, options, listeners, owner)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
     sparse = SparseRegister(metadata, source, name="metadata")
+    sparse.patience = options.timeout / 3
     budget = options.budget
     if budget is not None:
         sparse.limit_by(budget)
@@ -305,6 +306,7 @@ def _open(
         opened.add_register(register)
         shared = store.cached and store.read_only
         content = SparseRegister(register, source, name="content", trusted=store.working is None and not shared)
+        content.patience = options.timeout / 3
         content.shared = shared
         if keeper is not None:
             keeper.watch(content)

@@ -170,6 +170,8 @@ class SparseRegister:
         self.register = register
         self.name = name
         self.trusted = trusted
+        self.patience = 10.0  # seconds after which a late answer is asked for elsewhere, whatever is usual: well before
+        # the deadline of readers, of which whoever knows it takes a third
         self.source = source
         self._levels: tuple[dict[int, int], ...] = tuple({} for _ in Urgency)
         # What of each level may be asked for now: neither held nor in flight nor unstorable. Kept apart so that the

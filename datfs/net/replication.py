@@ -314,7 +314,7 @@ class PeerState:
         quicker = self.register.quickest_but(self)
         if quicker is not None:
             patience = min(patience, max(HURRY, 4 * quicker))
-        return min(LATE, patience)
+        return min(LATE, patience, self.register.patience)
 
     def _give_up(self, indices: list[int]) -> None:
         for index in indices:

@@ -277,6 +277,22 @@ def test_impatience_only_where_a_reader_waits_and_another_peer_is_there() -> Non
     copy._waiters.clear()
 
 
+def test_patience_ends_before_the_deadline_of_readers() -> None:
+    """Who gives readers two seconds lets no peer have three: another one is asked before that."""
+    copy, peers, [slow, other] = peers_of(2)
+    copy.patience = 2.0 / 3
+    for peer in (slow, other):
+        peer.on_have(EVERYTHING, 0.0)
+    copy.want([3], Urgency.NOW)
+    peers.wants_changed(copy)
+    copy._waiters[3] = None  # type: ignore[assignment]  # a reader
+    first, second = (slow, other) if slow.in_flight else (other, slow)
+    peers.now = 0.7
+    first.tick(peers.now)
+    assert (first.in_flight, second.in_flight) == (0, 1)
+    copy._waiters.clear()
+
+
 def test_a_quicker_peer_makes_us_less_patient() -> None:
     """What a reader waits for is asked of the other peer sooner, if that one usually answers much sooner."""
     copy, peers, [slow, quick] = peers_of(2)
