@@ -67,6 +67,7 @@ ERRNOS: dict[type[BaseException], int] = {
     errors.FormatError: errno.EIO,
     errors.StoreLocked: errno.EBUSY,
     errors.Conflict: errno.EEXIST,
+    errors.FileChanged: errno.EIO,
     errors.BadProof: errno.EIO,
     errors.ProtocolError: errno.EIO,
     errors.MountError: errno.EIO,
