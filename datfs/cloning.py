@@ -3,8 +3,8 @@
 The folder is one of the ``dat`` command (:mod:`datfs.dat_clone`), which can go on with it. Owns the order: metadata, a
 look at what is in the way, room, content, the finishing of files. Which files are wanted is remembered in the folder.
 
-A file of the person's own, or one that the person changed, is never overwritten or removed: it is named, and nothing
-is done, unless :attr:`Choice.force` says so.
+A file of the person's own, or one that the person changed, is never overwritten: it is named, and nothing is done,
+unless :attr:`Choice.force` says so. One that the drive deleted and the person changed stays.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,19 +25,19 @@ import trio
 from pathspec import GitIgnoreSpec
 
 from datfs.client import Notice, Options, swarm_for_folder
-from datfs.dat_clone import CloneFile, DatClone, open_dat_clone
+from datfs.dat_clone import CloneFile, DatClone, Work, open_dat_clone
 from datfs.dat_folder import INNER
-from datfs.errors import BadStore, Conflict, DatfsError, NotFound, TimedOut, Unavailable
+from datfs.errors import BadStore, DatfsError, NotFound, TimedOut, Unavailable
 from datfs.metadata import Path as DrivePath
 from datfs.net.swarm import Swarm
 from datfs.sparse import SparseRegister, Urgency
-from datfs.text import show_path, show_size
+from datfs.text import show_size
 
 log = logging.getLogger(__name__)
 
 SETTINGS = "datfs.json"
-AHEAD_CHUNKS = 4096  # wanted at a time, so that every peer always has something to be asked for
-STEP = 64  # chunks that are waited for at once
+BATCH_CHUNKS = 1024  # wanted at a time
+BATCHES_AHEAD = 2  # besides, so that every peer always has something to be asked for
 METADATA_AHEAD = 8192  # chunks
 FLUSH_SECONDS = 5.0
 SETTLE_SECONDS = 5.0  # for answers that are on their way when a newer version comes
@@ -78,12 +78,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A folder after an update. ``fetched``: files, ``size``: their bytes. ``removed``: those that the drive lost."""
+    """A folder after an update. ``fetched``: files, ``size``: their bytes. ``removed``: those that the drive lost.
+
+    ``failed``: files that are not in the folder, and why. ``kept``: changed ones that the drive lost, and that stay.
+    """
 
     version: int
     fetched: int
     size: int
     removed: int
+    failed: tuple[tuple[DrivePath, str], ...] = ()
+    kept: tuple[DrivePath, ...] = ()
 
 
 class Clone:
@@ -96,6 +101,7 @@ class Clone:
         self.metadata = SparseRegister(files.metadata, swarm, name="metadata")
         self.content: SparseRegister | None = None
         self._options = options
+        self._disk = trio.Lock()  # the folder is worked on in threads, by one at a time
         swarm.add_register(self.metadata)
 
     # -- versions
@@ -160,54 +166,80 @@ class Clone:
         BadMetadata, OSError with what has come so far in place.
         """
         version = await self.fetch_metadata(choice.version)
-        wants = _wants(choice)
         await self._settle()
-        files = self.files
-        change = files.plan(version)
-        if not choice.force:
-            blocking = files.in_the_way(change, wants)
-            if blocking:
-                raise Conflict(_conflict(self.folder, blocking))
-        files.clean(version)
-        wanted = [file for file in files.files() if wants(file.path)]
-        missing = [file for file in wanted if not files.is_here(file)]
-        self._check_room(missing)
-        told.start(len(missing), sum(file.size for file in missing))
+        work = await self._prepare(version, choice)
+        self._check_room(work)
+        told.start(len(work.missing), sum(file.size for file in work.missing))
+        told.advance(sum(file.here for file in work.missing))
         async with self._flushing():
-            fetched = await self._fetch(missing, told)
-        files.finish(file for file in wanted if not file.size)
-        files.flush()
-        return Outcome(files.latest, len(fetched), sum(file.size for file in fetched), len(change.removed))
+            await self._fetch(work.missing, told)
+        async with self._disk:
+            await trio.to_thread.run_sync(self.files.finish, work)
+        failed = {path for path, _ in work.failed}
+        fetched = [file for file in work.missing if file.path not in failed]
+        return Outcome(
+            version,
+            len(fetched),
+            sum(file.size for file in fetched),
+            work.removed,
+            tuple(work.failed),
+            tuple(work.kept),
+        )
 
-    async def _fetch(self, missing: Sequence[CloneFile], told: Told) -> list[CloneFile]:
+    async def _prepare(self, version: int, choice: Choice) -> Work:
+        async with self._disk:
+            for step in self.files.prepare(version, _wants(choice), force=choice.force):
+                if step is not None:
+                    return step
+                await trio.lowlevel.checkpoint()
+        raise AssertionError("the work is the last step")
+
+    async def _fetch(self, missing: Sequence[CloneFile], told: Told) -> None:
         content = self.content
         if content is None:
-            return []
-        ahead = _Ahead(content, missing)
-        try:
-            for file in missing:
-                told.file(b"/".join(file.path))
-                await self._get_file(content, file, ahead, told)
-                self.files.finish([file])
-                told.file_done()
-        finally:
-            ahead.stop()
-        return list(missing)
+            return
+        arrived = 0
+        current: DrivePath = ()
 
-    async def _get_file(self, content: SparseRegister, file: CloneFile, ahead: _Ahead, told: Told) -> None:
-        """In steps of some chunks, so that the bar moves within a large file too."""
-        left = file.size
-        for first in range(file.first, file.stop, STEP):
-            stop = min(first + STEP, file.stop)
-            if not content.has_range(first, stop):
-                ahead.go_on()
-                await self._get(content, first, stop, show_path(file.path))
-            size = left if stop == file.stop else min(left, (stop - first) * max(1, file.size // file.blocks))
+        def tell(path: DrivePath, size: int, whole: bool) -> None:
+            nonlocal arrived, current
+            arrived += size
+            if path is not current:
+                current = path
+                told.file(b"/".join(path))
             told.advance(size)
-            left -= size
+            if whole:
+                told.file_done()
 
-    def _check_room(self, missing: Sequence[CloneFile]) -> None:
-        needed = sum(file.size for file in missing)
+        self.files.tell(tell)
+        batches = _batches(content, missing)
+        ahead: deque[list[int]] = deque()
+        try:
+            while True:
+                while len(ahead) <= BATCHES_AHEAD and (batch := next(batches, None)) is not None:
+                    content.want(batch, Urgency.BACKGROUND)
+                    ahead.append(batch)
+                if not ahead:
+                    return
+                before = arrived
+                try:
+                    with trio.fail_after(self._options.timeout):
+                        await content.ensure(ahead[0], Urgency.BACKGROUND)
+                except trio.TooSlowError:
+                    if arrived == before:
+                        raise TimedOut(
+                            f"nobody delivered anything within {self._options.timeout:g} s"
+                            f" ({len(self.swarm.sessions)} peers connected): try again, what is here is kept"
+                        ) from None
+                    continue
+                content.drop(ahead.popleft(), Urgency.BACKGROUND)
+        finally:
+            for batch in ahead:
+                content.drop(batch, Urgency.BACKGROUND)
+            self.files.tell(lambda path, size, whole: None)
+
+    def _check_room(self, work: Work) -> None:
+        needed = sum(file.size - file.here for file in work.missing)
         free = shutil.disk_usage(self.folder).free
         if needed > free - ROOM_LEFT:
             raise OSError(
@@ -226,21 +258,17 @@ class Clone:
 
     @asynccontextmanager
     async def _flushing(self) -> AsyncIterator[None]:
-        """Makes what comes durable now and then, so that a crash costs no more than seconds of it."""
+        """Gives names to what is whole now and then, and makes it durable: a crash costs no more than seconds of it."""
         failed: list[OSError] = []
 
         async def run() -> None:
             while True:
                 await trio.sleep(FLUSH_SECONDS)
                 try:
-                    for register in (self.files.metadata, self.files.content):
-                        if register is not None:
-                            pending = register.begin_flush()
-                            await trio.to_thread.run_sync(pending.sync)
-                            pending.finish()
+                    await self._flush()
                 except OSError as error:
                     failed.append(error)
-                    return
+                    nursery.cancel_scope.cancel()
 
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -250,53 +278,37 @@ class Clone:
             except Exception as raised:
                 error = raised  # raised outside, so that it does not come wrapped in a group
             nursery.cancel_scope.cancel()
-        if error is not None or failed:
-            raise error or failed[0]
+        if failed:
+            raise failed[0]
+        if error is not None:
+            raise error
+
+    async def _flush(self) -> None:
+        async with self._disk:
+            with trio.CancelScope(shield=True), suppress(StopIteration):  # what a thread has done is to be noted
+                steps = self.files.flushing()
+                work = next(steps)
+                while True:
+                    try:
+                        result = await trio.to_thread.run_sync(work)
+                    except BaseException as error:
+                        work = steps.throw(error)
+                    else:
+                        work = steps.send(result)
 
 
-class _Ahead:
-    """Wants chunks before their turn, so many at a time, in the order of the files."""
-
-    def __init__(self, content: SparseRegister, files: Sequence[CloneFile]) -> None:
-        self._content = content
-        self._coming = _pieces(content, files)
-        self._wanted: deque[range] = deque()
-        self._count = self._bytes = 0
-
-    def go_on(self) -> None:
-        """What is here by now makes room for what comes next."""
-        content, wanted = self._content, self._wanted
-        while wanted and content.has_range(wanted[0].start, wanted[0].stop):
-            self._drop(wanted.popleft())
-        added = False
-        while self._count < AHEAD_CHUNKS:
-            following = next(self._coming, None)
-            if following is None:
-                break
-            content.want(following, Urgency.BACKGROUND)
-            wanted.append(following)
-            self._count += len(following)
-            added = True
-        if added:
-            content.source.wants_changed(content)
-
-    def _drop(self, indices: range) -> None:
-        self._content.drop(indices, Urgency.BACKGROUND)
-        self._count -= len(indices)
-
-    def stop(self) -> None:
-        """Nothing is wanted any more."""
-        while self._wanted:
-            self._drop(self._wanted.popleft())
-
-
-def _pieces(content: SparseRegister, files: Sequence[CloneFile]) -> Iterator[range]:
-    """Runs of chunks of the files that are not here, none of them long."""
+def _batches(content: SparseRegister, files: Sequence[CloneFile]) -> Iterator[list[int]]:
+    """The chunks of files that are not here, in order, so many at a time that asking costs little."""
+    batch: list[int] = []
     for file in files:
-        for first in range(file.first, file.stop, STEP):
-            stop = min(first + STEP, file.stop)
-            if not content.has_range(first, stop):
-                yield range(first, stop)
+        for first in range(file.first, file.stop, BATCH_CHUNKS):
+            has = content.register.has
+            batch += [index for index in range(first, min(first + BATCH_CHUNKS, file.stop)) if not has(index)]
+            if len(batch) >= BATCH_CHUNKS:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 @asynccontextmanager
@@ -358,12 +370,3 @@ def write_choice(folder: Path, choice: Choice) -> None:
     beside = place.with_suffix(".new")
     beside.write_text(json.dumps({"select": choice.select}), encoding="utf-8")
     os.replace(beside, place)
-
-
-def _conflict(folder: Path, paths: Iterable[DrivePath]) -> str:
-    names = [show_path(path) for path in paths]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (
-        f"{folder}: in the way of the drive's files: {', '.join(names[:5])}{more}; they are not the drive's, or were"
-        " changed here. Move them away, or give --force to have them overwritten and removed. Nothing was changed"
-    )

@@ -95,8 +95,13 @@ class ConfinedFolder:
 
     def names(self, path: DrivePath) -> list[bytes]:
         """What is in a folder."""
-        with self._names(path), self._parent((*path, b"")) as fd:
+        with self._names((*path, b"_")), self._parent((*path, b"")) as fd:
             return [os.fsencode(name) for name in os.listdir(fd)]
+
+    def open_folder(self, path: DrivePath, *, make: bool = False) -> int:
+        """A file descriptor of a folder; with ``make`` it is made, with those above, if it is not there."""
+        with self._names((*path, b"_")), self._parent((*path, b""), make=make) as fd:
+            return os.dup(fd)
 
     def remove(self, path: DrivePath) -> None:
         """Removes a plain file, and the folders above that are empty then. It is no error if there is none."""
@@ -119,7 +124,7 @@ class ConfinedFolder:
         folders: set[DrivePath] = set()
         paths = list(paths)
         if len(paths) > MANY:
-            _sync_file_system(self._root)
+            sync_file_system(self._root)
             paths = [path for path in paths if self._is_elsewhere(path)]
         for path in paths:
             try:
@@ -133,6 +138,17 @@ class ConfinedFolder:
             finally:
                 os.close(fd)
             folders.update(path[:depth] for depth in range(len(path)))
+        self._sync_each(folders)
+
+    def sync_folders(self, paths: Iterable[DrivePath]) -> None:
+        """Makes the names in folders durable, and those of the folders above."""
+        folders = {path[:depth] for path in paths for depth in range(len(path) + 1)}
+        if len(folders) > MANY:
+            sync_file_system(self._root)
+            folders = {folder for folder in folders if self._is_elsewhere(folder)}
+        self._sync_each(folders)
+
+    def _sync_each(self, folders: Iterable[DrivePath]) -> None:
         for folder in folders:
             with suppress(FileNotFoundError, NotADirectoryError), self._parent((*folder, b"")) as fd:
                 os.fsync(fd)
@@ -188,7 +204,7 @@ class ConfinedFolder:
     def _is_elsewhere(self, path: DrivePath) -> bool:
         """Whether a file is on another file system than the folder."""
         with suppress(OSError):
-            return os.stat(b"/".join(path), dir_fd=self._root).st_dev != os.fstat(self._root).st_dev
+            return os.stat(b"/".join(path) or b".", dir_fd=self._root).st_dev != os.fstat(self._root).st_dev
         return False
 
     def _open_linked(self, name: bytes, flags: int, parent: int) -> int:
@@ -201,7 +217,7 @@ class ConfinedFolder:
         return fd
 
 
-def _sync_file_system(fd: int) -> None:
+def sync_file_system(fd: int) -> None:
     """syncfs(2), which Python has no name for. Raises OSError."""
     if ctypes.CDLL(None, use_errno=True).syncfs(fd):
         number = ctypes.get_errno()

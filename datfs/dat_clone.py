@@ -1,32 +1,39 @@
 """A reader's folder as the ``dat`` command has it: chunks become the files of the drive (sleep.md sections 7 and 8).
 
-Only one version of each file fits. Chunks are put for the version that :meth:`DatClone.clean` has made room for.
-Whoever fetches them is told nothing here, and empty files and directories are never made, as the reference does it.
+Only one version of each file fits. :meth:`DatClone.prepare` finds out what a version takes, chunks are put by whoever
+fetches them, :meth:`DatClone.flushing` gives names to files that are whole, and :meth:`DatClone.finish` removes what
+the drive has no more. Interrupted anywhere, every name has a whole file, old or new, and nothing comes twice
+(``docs/storage.md``).
 """
 
 from __future__ import annotations
 
 import os
 import stat as stat_bits
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from datfs import path_index
-from datfs.confined import ConfinedFolder, allowed
+from datfs.clone_content import ClonedContent, extent_of
+from datfs.confined import NO_FILE, ConfinedFolder
 from datfs.crypto import leaf_hash
-from datfs.dat_content import ClonedContent
+from datfs.dat_content import Extent
 from datfs.dat_folder import INNER, OWNER, drive_in, lock, mixed, unlock
-from datfs.errors import BadMetadata, NotADrive, ReadOnly
+from datfs.errors import BadMetadata, Conflict, NotADrive, ReadOnly
+from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
-from datfs.metadata import Record, decode_header, decode_record
-from datfs.register import Register
+from datfs.metadata import Stat, decode_header, mtime_ns
+from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
+from datfs.text import show_path
 
 LATEST = "metadata.latest"
 LATEST_BYTES = 8
+Wants = Callable[[DrivePath], bool]
 
 
 def open_dat_clone(folder: Path, key: bytes | None = None) -> DatClone:
@@ -46,7 +53,7 @@ def open_dat_clone(folder: Path, key: bytes | None = None) -> DatClone:
             raise ReadOnly(f"{folder}: the drive is written here, so nothing is fetched into it")
         metadata = Register.open(directory_storage(base), key=key, prefix="metadata.")
         stack.callback(metadata.close)
-        files = ClonedContent(ConfinedFolder(folder), metadata)
+        files = ClonedContent(ConfinedFolder(folder), base, metadata)
         stack.callback(files.close)
         clone = DatClone(base, metadata, files, locked)
         stack.pop_all()
@@ -54,12 +61,13 @@ def open_dat_clone(folder: Path, key: bytes | None = None) -> DatClone:
 
 
 class CloneFile(NamedTuple):
-    """A file of the version that a folder is for: ``blocks`` chunks from ``first`` on; ``size`` in bytes."""
+    """A file that is to come: ``blocks`` chunks from ``first`` on; ``size`` in bytes, ``here``: those that are."""
 
     path: DrivePath
     first: int
     blocks: int
     size: int
+    here: int
 
     @property
     def stop(self) -> int:
@@ -67,20 +75,34 @@ class CloneFile(NamedTuple):
         return self.first + self.blocks
 
 
-class Plan(NamedTuple):
-    """What :meth:`DatClone.clean` would do: ``gone``: files that are replaced or deleted; ``removed``: those deleted.
+@dataclass(slots=True)
+class Work:
+    """What brings a folder to a version. Made by :meth:`DatClone.prepare`.
 
-    ``put``: files that are new, or new in content.
+    ``missing``: files to be fetched, in order of their chunks. ``kept``: files that the drive deleted, or nobody wants
+    any more, which stay because a person changed them. ``failed``: files that could not get their names, and why.
     """
 
     version: int
-    gone: list[CloneFile]
-    removed: list[DrivePath]
-    put: list[DrivePath]
+    missing: list[CloneFile] = field(default_factory=list)
+    kept: list[DrivePath] = field(default_factory=list)
+    failed: list[tuple[DrivePath, str]] = field(default_factory=list)
+    removed: int = 0
+    parts: list[tuple[Extent, Stat]] = field(default_factory=list)
+    in_place: list[Extent] = field(default_factory=list)
+    gone: list[Extent] = field(default_factory=list)
+    stale: list[Extent] = field(default_factory=list)
+    replaced: dict[DrivePath, list[Extent]] = field(default_factory=dict)
+    replaceable: dict[DrivePath, Marks | None] = field(default_factory=dict)
+    folders: list[DrivePath] = field(default_factory=list)
+    blocking: list[DrivePath] = field(default_factory=list)
 
 
 class DatClone:
-    """A reader's copy of a drive in a folder. ``latest``: the version whose files are, or will be, in the folder."""
+    """A reader's copy of a drive in a folder. ``latest``: the version whose files are all in the folder, 0 if unknown.
+
+    What is in the folder follows from the bits on the disk: they are set only of files that have their names.
+    """
 
     def __init__(self, base: Path, metadata: Register, files: ClonedContent, locked: int) -> None:
         self.metadata = metadata
@@ -89,10 +111,8 @@ class DatClone:
         self._files = files
         self._lock = locked
         self._content: Register | None = None
-        self._umask = os.umask(0o077)
-        os.umask(self._umask)
-        # Without a version nothing was ever cleaned away, and what is held may be of any.
-        files.advance(self.latest or max(0, metadata.length - 1))
+        self._work = Work(self.latest)
+        files.entries.advance(metadata.length - 1)
 
     @property
     def content(self) -> Register | None:
@@ -102,126 +122,362 @@ class DatClone:
             if key == self.metadata.key:
                 raise BadMetadata("the drive's header names the drive itself as its content")
             self._content = Register.open(mixed(self._base, self._files), key=key, prefix="content.")
+            self._content.hold_back()
+            self._files.arrange((places[0] for path in self._files.entries.of if (places := self._in_place(path))), ())
         return self._content
 
-    def clean(self, version: int | None = None) -> int:
-        """Makes room for a version (default: the newest), and returns it: its chunks can be put from then on.
+    def tell(self, told: Callable[[DrivePath, int, bool], None]) -> None:
+        """``told`` is called with the path of a file, the bytes that come of it, and whether it is whole with them."""
+        self._files.told = told
 
-        Forgets the chunks, and removes the files, of all that was replaced or deleted since :attr:`latest`, which is
-        then written (sleep.md section 8, steps 1 to 3). A file of which nothing was fetched is not the drive's and
-        stays. A crash in between leaves the rest to the next time, or at worst a file that no chunk is held of. Raises
-        ChunkMissing, with nothing changed, if metadata are needed that are not here; BadMetadata, OSError.
+    # -- what is to be done
+
+    def prepare(
+        self, version: int | None = None, wants: Wants = lambda path: True, *, force: bool = False
+    ) -> Iterator[Work | None]:
+        """Finds out what brings the folder to a version (default: the newest): yields None now and then, then the work.
+
+        ``wants``: which files, by path. From then on chunks can be put. Files that may have been changed are hashed.
+        Raises Conflict, with nothing changed, if files would be lost that the drive did not put there, unless
+        ``force``; ChunkMissing if an entry is not here; BadMetadata, OSError.
         """
         content = self.content
-        if content is None:
-            return self.latest
-        plan = self.plan(version)
-        if plan.version <= self.latest:
-            return self.latest
-        gone = [file for file in plan.gone if content.data_bits.next_set(file.first, file.stop) is not None]
-        self.metadata.flush()  # the version must not be there before its entries are
-        for first, stop in _joined((file.first, file.stop) for file in gone):
-            content.clear(first, stop)
-        for file in gone:
-            self._files.remove(file.path)
-        write_latest(self._base, plan.version)
-        self._files.advance(plan.version)
-        self.latest = plan.version
-        return plan.version
-
-    def plan(self, version: int | None = None) -> Plan:
-        """What :meth:`clean` would do for a version (default: the newest). Raises as it does, and changes nothing."""
         newest = max(0, self.metadata.length - 1)
-        version = newest if version is None else min(version, newest)
-        if version <= self.latest:
-            return Plan(self.latest, [], [], [])
-        changes = path_index.run(path_index.diff(self._record, self.latest, version))
-        put = [change.path for change in changes if change.kind == "put" and change.path]
-        kept = set(put)
-        gone = [
-            CloneFile(change.path, stat.offset, stat.blocks, stat.size)
-            for change in changes
-            if change.kind == "del" and (stat := change.record.stat) is not None
+        work = Work(newest if version is None else min(version, newest))
+        if content is None:
+            yield work
+            return
+        if not self.metadata.has_range(0, work.version + 1):
+            raise ChunkMissing(f"entries of version {work.version} are not here")
+        entries = self._files.entries
+        entries.advance(newest)
+        files = entries.at(work.version)
+        names = Listing(self._files.folder)
+        for number, path in enumerate(entries.of):
+            if not number % 256:
+                yield None
+            if path in files and wants(path):
+                yield from self._plan_file(work, names, path, extent_of(path, *files[path]), files[path][1], force)
+            else:
+                self._plan_other(work, names, path, wants, files.get(path), force)
+        self._check_folders(work)
+        if work.blocking:
+            raise Conflict(_conflict(self._files.name, work.blocking))
+        yield from self._begin(work)
+        work.missing.sort(key=attrgetter("first", "path"))
+        yield work
+
+    def _in_place(self, path: DrivePath) -> list[Extent]:
+        """The extents of a path that the bits on the disk speak of, the newest first: one, or after a crash more."""
+        content = self._content
+        assert content is not None
+        stored = content.stored_bits
+        return [
+            extent_of(path, seq, stat)
+            for seq, stat in reversed(self._files.entries.of[path])
+            if stat is not None and stored.any_set(stat.offset, stat.offset + stat.blocks)
         ]
-        return Plan(version, gone, [file.path for file in gone if file.path not in kept], put)
 
-    def in_the_way(self, plan: Plan, wanted: Callable[[DrivePath], bool]) -> list[DrivePath]:
-        """Paths that the plan would overwrite or remove though the drive did not put there what is there now.
+    def _plan_file(
+        self, work: Work, names: Listing, path: DrivePath, wanted: Extent, stat: Stat, force: bool
+    ) -> Iterator[None]:
+        """A file that shall be here."""
+        content = self._content
+        assert content is not None
+        places = self._in_place(path)
+        there = names.has(path)
+        first, stop = wanted.first, wanted.first + wanted.blocks
+        if wanted in places and there:
+            work.in_place.append(wanted)
+            work.stale += [place for place in places if place is not wanted and place != wanted]
+            if not content.stored_bits.all_set(first, stop):
+                work.missing.append(self._file(wanted))
+            return
+        if there:
+            yield None
+            found = self._files.folder.look(path)
+            if found is not None and self._has_bytes(path, wanted, found):
+                work.in_place.append(wanted)
+                work.stale += places
+                if wanted.blocks and not content.has_range(first, stop):
+                    content.restore(first, stop)
+                content.vouch(first, stop)
+                return
+            self._plan_replacing(work, path, places, found, force)
+        else:
+            work.stale += places
+            obstacle = names.obstacle(path)
+            if obstacle is not None:
+                work.folders.append(obstacle)
+        work.parts.append((wanted, stat))
+        work.missing.append(self._file(wanted))
 
-        ``wanted``: whether the file of a path is to be fetched. Files that were fetched whole are hashed. Raises
-        OSError.
-        """
-        ours = {file.path for file in plan.gone}
-        blocking = [file.path for file in plan.gone if wanted(file.path) and self._was_changed(file)]
-        for path in plan.put:
-            if path in ours or not wanted(path) or not allowed(path):
-                continue
-            if any(path[:depth] in ours for depth in range(1, len(path))):
-                continue  # a file of the drive becomes a folder
-            found = self._files.look(path)
-            if found is not None and not (stat_bits.S_ISDIR(found.st_mode) and self._gives_way(path, ours)):
-                blocking.append(path)
-        return blocking
-
-    def _gives_way(self, path: DrivePath, ours: set[DrivePath]) -> bool:
-        """Whether a folder where a file comes holds only files of the drive, which go."""
-        below = {at[len(path)] for at in ours if at[: len(path)] == path}
-        return bool(below) and set(self._files.folder.names(path)) <= below
-
-    def _was_changed(self, file: CloneFile) -> bool:
-        content = self.content
-        if content is None or not file.blocks or not content.has_range(file.first, file.stop):
-            return False  # nothing of it, or a part that we wrote ourselves
-        found = self._files.look(file.path)
+    def _plan_replacing(
+        self, work: Work, path: DrivePath, places: list[Extent], found: os.stat_result | None, force: bool
+    ) -> None:
+        """Something else is where a file comes."""
+        work.replaced[path] = places
         if found is None:
+            return
+        if stat_bits.S_ISDIR(found.st_mode):
+            work.folders.append(path)
+        elif force:
+            work.replaceable[path] = None
+        elif self._is_ours(path, places, found):
+            work.in_place += places[:1]
+            work.replaceable[path] = marks_of(found)
+        else:
+            work.blocking.append(path)
+
+    def _plan_other(
+        self,
+        work: Work,
+        names: Listing,
+        path: DrivePath,
+        wants: Wants,
+        entry: tuple[int, Stat] | None,
+        force: bool,
+    ) -> None:
+        """A file that the drive has no more, or that nobody wants."""
+        places = self._in_place(path)
+        if not places:
+            if entry is None and self._is_empty_of_ours(path, names):
+                work.gone.append(extent_of(path, *self._last_file(path)))
+            return
+        newest = places[0]
+        work.stale += places[1:]
+        if entry is not None and newest.seq == entry[0]:
+            work.in_place.append(newest)  # it was wanted once, and is as it should be
+            return
+        if not names.has(path):
+            work.stale.append(newest)
+            return
+        found = self._files.folder.look(path)
+        if force or (found is not None and self._is_ours(path, places, found)):
+            work.in_place.append(newest)
+            work.gone.append(newest)
+        else:
+            work.stale.append(newest)
+            if wants(path):
+                work.kept.append(path)
+
+    def _check_folders(self, work: Work) -> None:
+        """Files become folders, and folders files, only if everything that was there goes."""
+        going = {extent.path for extent in work.gone}
+        for path in dict.fromkeys(work.folders):
+            found = self._files.folder.look(path)
+            if found is None or path in going:
+                continue
+            below = {gone[len(path)] for gone in going if gone[: len(path)] == path}
+            if not stat_bits.S_ISDIR(found.st_mode) or not set(self._files.folder.names(path)) <= below:
+                work.blocking.append(path)
+
+    # -- whose a file is
+
+    def _has_bytes(self, path: DrivePath, extent: Extent, found: os.stat_result) -> bool:
+        """Whether a file has just the bytes of an entry, as far as the hashes of its chunks are held."""
+        content = self._content
+        assert content is not None
+        if not stat_bits.S_ISREG(found.st_mode) or found.st_size != extent.stop - extent.start:
             return False
-        if not stat_bits.S_ISREG(found.st_mode) or found.st_size != file.size:
-            return True
-        for index in range(file.first, file.stop):
-            node = content.node(2 * index)
-            if node is None or leaf_hash(content.get(index)) != node.hash:
+        if extent.blocks and content.node(2 * extent.first) is None:
+            return False
+        try:
+            fd = self._files.folder.open_file(path)
+        except OSError as error:
+            if error.errno in NO_FILE:
+                return False
+            raise
+        try:
+            for index in range(extent.first, extent.first + extent.blocks):
+                leaf = content.node(2 * index)
+                if leaf is None:
+                    return False
+                data = os.read(fd, leaf.size)
+                if len(data) != leaf.size or leaf_hash(data) != leaf.hash:
+                    return False
+            return not os.read(fd, 1)
+        finally:
+            os.close(fd)
+
+    def _is_ours(self, path: DrivePath, places: list[Extent], found: os.stat_result) -> bool:
+        """Whether a file is as the drive once had it, or as it was being fetched."""
+        content = self._content
+        assert content is not None
+        if not stat_bits.S_ISREG(found.st_mode):
+            return False
+        for place in places:
+            if not content.stored_bits.all_set(place.first, place.first + place.blocks):
+                return True  # begun here, and not finished
+        for seq, stat in reversed(self._files.entries.of[path]):
+            if stat is not None and self._has_bytes(path, extent_of(path, seq, stat), found):
                 return True
         return False
 
-    def files(self) -> list[CloneFile]:
-        """Every file of :attr:`latest` that may be in the folder, those without bytes too, in order of their chunks."""
-        if not self.latest:
-            return []
-        found = [CloneFile(path, stat.offset, stat.blocks, stat.size) for path, stat in self._files.stats.items()]
-        return sorted(found, key=attrgetter("first", "path"))
-
-    def is_here(self, file: CloneFile) -> bool:
-        """Whether a file need not be fetched. Raises OSError.
-
-        One that a person removed is to be fetched again, one that a person changed is not.
-        """
-        content = self.content
-        found = self._files.look(file.path)
-        if not file.size:
-            return found is not None
-        if content is None or not content.has_range(file.first, file.stop):
+    def _is_empty_of_ours(self, path: DrivePath, names: Listing) -> bool:
+        """Whether a file without bytes, which no bit speaks of, is one that the drive has deleted since."""
+        before = [entry for entry in self._files.entries.of[path] if entry[0] <= self.latest]
+        stat = before[-1][1] if before else None
+        if stat is None or stat.size or not names.has(path):
             return False
-        if found is None:
-            content.clear(file.first, file.stop)
-        return found is not None
+        found = self._files.folder.look(path)
+        return (
+            found is not None
+            and stat_bits.S_ISREG(found.st_mode)
+            and not found.st_size
+            and found.st_mtime_ns == mtime_ns(stat.mtime)
+        )
 
-    def finish(self, files: Iterable[CloneFile]) -> None:
-        """Makes files that have no bytes, and gives all of them the drive's times and permissions. Raises OSError."""
-        for file in files:
-            self._files.finish(file.path, self._files.stats[file.path], self._umask)
+    def _last_file(self, path: DrivePath) -> tuple[int, Stat]:
+        return next((seq, stat) for seq, stat in reversed(self._files.entries.of[path]) if stat is not None)
 
-    def wanted(self) -> list[tuple[int, int]]:
-        """Chunks ``first .. stop-1`` of each file of :attr:`latest` that is not here whole, by its entry."""
-        content = self.content
-        if content is None or not self.latest:
-            return []
-        return [(first, stop) for first, stop in self._files.chunks() if not content.has_range(first, stop)]
+    def _file(self, extent: Extent) -> CloneFile:
+        return CloneFile(extent.path, extent.first, extent.blocks, extent.stop - extent.start, 0)
+
+    # -- doing it
+
+    def _begin(self, work: Work) -> Iterator[None]:
+        """Arranges the folder for what is to come, and takes up what was here of it."""
+        content = self._content
+        assert content is not None
+        for extent in work.stale:
+            content.forget(extent.first, extent.first + extent.blocks)
+        coming = {part.path for part, _ in work.parts}
+        above = {path[:depth] for path in coming for depth in range(1, len(path))}
+        first = [
+            extent
+            for extent in work.gone
+            if extent.path in above or any(extent.path[:depth] in coming for depth in range(1, len(extent.path)))
+        ]
+        begun = set(self._files.parts_left())
+        wanted = {extent.seq for extent, _ in work.parts}
+        for extent, _ in work.parts:  # bits of parts that were given up meanwhile
+            if not content.stored_bits.any_set(extent.first, extent.first + extent.blocks):
+                content.forget(extent.first, extent.first + extent.blocks)
+        self._files.arrange(work.in_place, work.parts)
+        for seq in begun - wanted:
+            self._files.remove_part(seq)
+        here: dict[int, int] = {}
+        for extent, _ in work.parts:
+            if extent.seq in begun:
+                here[extent.first] = yield from self._take_up(extent)
+        work.missing = [file._replace(here=here.get(file.first, 0)) if file.size else file for file in work.missing]
+        self._work = work
+        self._remove(work, first)
+        for extent, _ in work.parts:
+            if extent.start == extent.stop:
+                self._files.took(extent, 0)
+
+    def _take_up(self, extent: Extent) -> Generator[None, None, int]:
+        """Holds the chunks again that a part has, as their hashes tell; the bytes of them."""
+        content = self._content
+        assert content is not None
+        size = 0
+        for index in range(extent.first, extent.first + extent.blocks):
+            leaf = content.node(2 * index)
+            if leaf is None or content.has(index):
+                continue
+            try:
+                data = self._files.read(content.byte_offset(index), leaf.size)
+            except ChunkMissing:
+                continue
+            yield None
+            if len(data) == leaf.size and leaf_hash(data) == leaf.hash:
+                content.restore(index, index + 1)
+                size += leaf.size
+        if size:
+            self._files.took(extent, size)
+        return size
+
+    def _remove(self, work: Work, extents: list[Extent]) -> None:
+        """Removes files that the drive has no more: first the bits, durably. A crash between leaves a file behind."""
+        content = self._content
+        assert content is not None
+        if not extents:
+            return
+        for extent in extents:
+            content.forget(extent.first, extent.first + extent.blocks)
+        content.flush()
+        done = {extent.path for extent in extents}
+        for path in done:
+            self._files.remove(path)
+        work.gone = [extent for extent in work.gone if extent.path not in done]
+        work.removed += len(done)
+
+    def flushing(self) -> Generator[Callable[[], Any], Any, None]:
+        """Gives names to what is whole, and makes everything durable. Yields what waits for the disk, to be called in
+        any thread, and is sent what that returned. Raises OSError; what was not done is left to the next time.
+        """
+        metadata = self.metadata.begin_flush()  # entries come before the bits that need them
+        yield metadata.sync
+        metadata.finish()
+        content, files, work = self._content, self._files, self._work
+        if content is None:
+            return
+        batch = [extent for extent in files.whole if content.has_range(extent.first, extent.first + extent.blocks)]
+        files.whole = []
+        try:
+            yield from self._name(batch, work)
+        except BaseException:
+            files.whole = [extent for extent in batch if files.gathers(extent)] + files.whole
+            raise
+        for extent in files.begun:
+            self._vouch_in_place(content, extent)
+        files.begun = set()
+        pending = content.begin_flush()
+        yield pending.sync
+        pending.finish()
+
+    def _vouch_in_place(self, content: Register, extent: Extent) -> None:
+        """What came of a file that is finished in its place; the flush syncs the file before the bits."""
+        first, stop = extent.first, extent.first + extent.blocks
+        if content.has_range(first, stop):
+            stat = next(stat for seq, stat in self._files.entries.of[extent.path] if seq == extent.seq)
+            assert stat is not None
+            self._files.dress(extent.path, stat)
+        held = content.data_bits
+        while (begin := held.next_set(first, stop)) is not None:
+            first = held.next_clear(begin, stop) or stop
+            content.vouch(begin, first)
+
+    def _name(self, batch: list[Extent], work: Work) -> Generator[Callable[[], Any], Any, None]:
+        content, files = self._content, self._files
+        assert content is not None
+        if not batch:
+            return
+        yield partial(files.sync_parts, batch)
+        old = [extent for part in batch for extent in work.replaced.get(part.path, ())]
+        if old:  # a bit that the disk has must never be one of bytes that another file has replaced
+            for extent in old:
+                content.forget(extent.first, extent.first + extent.blocks)
+            pending = content.begin_flush()
+            yield pending.sync
+            pending.finish()
+        for extent, error in (yield partial(files.name_parts, batch, work.replaceable)):
+            if error is None:
+                files.settle(extent)
+                content.vouch(extent.first, extent.first + extent.blocks)
+            else:
+                work.failed.append((extent.path, error.strerror or str(error)))
 
     def flush(self) -> None:
-        """Makes everything durable that was put."""
-        for register in (self.metadata, self._content):
-            if register is not None:
-                register.flush()
+        """As :meth:`flushing`, all in this thread. Raises OSError."""
+        run_here(self.flushing())
+
+    def finish(self, work: Work) -> None:
+        """When everything has come: names for the last files, and what the drive has no more is removed."""
+        content = self._content
+        if content is not None:
+            self.flush()
+            told = {path for path, _ in work.failed}
+            for extent in (part for part, _ in work.parts if self._files.gathers(part)):
+                if extent.path not in told:
+                    work.failed.append((extent.path, "its entry does not fit the bytes of its chunks"))
+                    self._files.remove_part(extent.seq)
+            self._remove(work, work.gone)
+        if not work.failed and work.version != self.latest:
+            write_latest(self._base, work.version)
+            self.latest = work.version
 
     def close(self) -> None:
         """Flushes and closes everything, and lets others have the folder."""
@@ -231,10 +487,70 @@ class DatClone:
             stack.callback(self.metadata.close)
             if self._content is not None:
                 stack.callback(self._content.close)
+                stack.callback(self.flush)
         self._lock = -1
 
-    def _record(self, seq: int) -> Record:
-        return decode_record(seq, self.metadata.get(seq))
+
+class Listing:
+    """Names in a folder, each sub-folder read once."""
+
+    def __init__(self, folder: ConfinedFolder) -> None:
+        self._folder = folder
+        self._known: dict[DrivePath, frozenset[bytes] | None] = {}
+
+    def has(self, path: DrivePath) -> bool:
+        """Whether anything is at a path, with only folders on the way."""
+        names = self._names(path[:-1])
+        return names is not None and path[-1] in names
+
+    def obstacle(self, path: DrivePath) -> DrivePath | None:
+        """What is on the way to a path and no folder; None if nothing is."""
+        for depth in range(1, len(path)):
+            if self._names(path[:depth]) is None:
+                return path[:depth]
+        return None
+
+    def _names(self, folder: DrivePath) -> frozenset[bytes] | None:
+        if folder not in self._known:
+            self._known[folder] = self._read(folder)
+        return self._known[folder]
+
+    def _read(self, folder: DrivePath) -> frozenset[bytes] | None:
+        if folder:
+            above = self._names(folder[:-1])
+            if above is None:
+                return None
+            if folder[-1] not in above:
+                return frozenset()
+        try:
+            return frozenset(self._folder.names(folder))
+        except FileNotFoundError:
+            return frozenset()
+        except OSError as error:
+            if error.errno in NO_FILE:
+                return None
+            raise
+
+
+def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:
+    """Does what :meth:`DatClone.flushing` yields, in this thread."""
+    with suppress(StopIteration):
+        work = next(steps)
+        while True:
+            try:
+                result = work()
+            except BaseException as error:
+                work = steps.throw(error)
+            else:
+                work = steps.send(result)
+
+
+def _conflict(folder: str, paths: list[DrivePath]) -> str:
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return (
+        f"{folder}: in the way of the drive's files: {', '.join(map(show_path, paths[:5]))}{more}; they are not the"
+        " drive's, or were changed here. Move them away, or give --force to have them overwritten. Nothing was changed"
+    )
 
 
 def read_latest(base: Path) -> int:
@@ -249,14 +565,3 @@ def write_latest(base: Path, version: int) -> None:
     with closing(FileStorage(base / LATEST)) as file:
         file.write(0, version.to_bytes(LATEST_BYTES, "big"))
         file.sync()
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The ranges in order, those that touch as one: each that is cleared costs a flush."""
-    first = stop = 0
-    for begin, end in sorted(ranges):
-        if begin > stop:
-            yield first, stop
-            first = begin
-        stop = max(stop, end)
-    yield first, stop

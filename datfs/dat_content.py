@@ -1,16 +1,14 @@
 """The bytes of a content register that are the files of a folder, for whoever changes them (sleep.md section 7).
 
 Two of them: a writer's, whose files are there before they are added and are never touched; and a reader's clone, whose
-files are made of the chunks that arrive. Both know where a byte is from the metadata entries up to :attr:`version`.
-:mod:`datfs.working_files` looks at such folders without changing them.
+files are made of the chunks that arrive (:mod:`datfs.clone_content`). Both know where a byte is from the metadata
+entries. :mod:`datfs.working_files` looks at such folders without changing them.
 """
 
 from __future__ import annotations
 
 import bisect
-import errno
 import os
-import stat as stat_bits
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from typing import NamedTuple
 
 from datfs.confined import NO_FILE, ConfinedFolder, allowed
 from datfs.errors import BadMetadata, CorruptStorage, ReadOnly
-from datfs.metadata import SAFE_INTEGER, Path, Stat, decode_record, mtime_ns, plausible
+from datfs.metadata import SAFE_INTEGER, Path, Stat, decode_record, plausible
 from datfs.register import Register
 from datfs.storage import Buffer
 from datfs.text import show_path
@@ -98,15 +96,15 @@ class FolderContent:
         )
         bisect.insort(self._extents, extent)
 
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[Path, int, int]]:
-        """The files of a range, as (path, position in it, bytes); ends where the metadata name none."""
+    def _extents_at(self, offset: int, length: int) -> Iterator[tuple[Extent, int, int]]:
+        """The extents of a range, as (extent, position in it, bytes); ends where the metadata name none."""
         while length > 0:
             at = bisect.bisect_right(self._extents, offset, key=_START) - 1
             if at < 0 or offset >= self._extents[at].stop:
                 return
             extent = self._extents[at]
             size = min(length, extent.stop - offset)
-            yield extent.path, offset - extent.start, size
+            yield extent, offset - extent.start, size
             offset, length = offset + size, length - size
 
     # -- RandomAccess
@@ -114,8 +112,8 @@ class FolderContent:
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the register; short where no file has them. Raises OSError of the files."""
         found: list[bytes] = []
-        for path, position, size in self._pieces(offset, length):
-            found.append(self._read_file(path, position, size))
+        for extent, position, size in self._extents_at(offset, length):
+            found.append(self._read_file(extent.path, position, size))
             if len(found[-1]) < size:
                 break
         return b"".join(found)
@@ -217,60 +215,3 @@ class ImportedContent(FolderContent):
             )
         if self._syncs:
             self._unsynced.add(path)
-
-
-class ClonedContent(FolderContent):
-    """A reader's: a chunk is written into the file that the entries up to ``version`` name for it.
-
-    ``stats``: what the newest entry of each file says, those without bytes included.
-    """
-
-    def __init__(self, folder: ConfinedFolder, metadata: Register) -> None:
-        super().__init__(folder, metadata)
-        self.stats: dict[Path, Stat] = {}
-
-    def _learn(self, seq: int, path: Path, stat: Stat | None) -> None:
-        super()._learn(seq, path, stat)
-        self.stats.pop(path, None)
-        if stat is not None and stat_bits.S_ISREG(stat.mode) and plausible(stat, None) is None and allowed(path):
-            self.stats[path] = stat
-
-    def look(self, path: Path) -> os.stat_result | None:
-        """What is at a path of the folder, links not followed; None if nothing is."""
-        return self.folder.look(path)
-
-    def finish(self, path: Path, stat: Stat, umask: int) -> None:
-        """Gives a file that is whole the drive's time and permissions; the owner may always write. Raises OSError."""
-        fd = self._open(path, write=True)
-        os.fchmod(fd, (stat.mode & 0o777 & ~umask) | 0o600)
-        times = mtime_ns(stat.mtime)
-        os.utime(fd, ns=(times, times))
-
-    def write(self, offset: int, data: Buffer) -> None:
-        """Writes into the files. Raises OSError, also if no file may have these bytes; nothing is written then."""
-        pieces = list(self._pieces(offset, len(data)))
-        if sum(size for _, _, size in pieces) < len(data):
-            raise OSError(errno.ESTALE, f"no file of version {self.version} has bytes {offset} and on", self.name)
-        view = memoryview(data)
-        for path, position, size in pieces:
-            self._write_file(path, position, view[:size])
-            self._unsynced.add(path)
-            view = view[size:]
-
-    def remove(self, path: Path) -> None:
-        """Removes a file whose chunks are not held any more, and the folders that are empty then. Raises OSError."""
-        self._let_go(path)
-        if allowed(path):
-            self.folder.remove(path)
-
-    def _write_file(self, path: Path, position: int, data: memoryview) -> None:
-        fd = self._open(path, write=True)
-        if not os.fstat(fd).st_nlink:  # somebody removed it
-            self._let_go(path)
-            fd = self._open(path, write=True)
-        extent = self._newest[path]
-        if os.fstat(fd).st_size > extent.stop - extent.start:
-            os.ftruncate(fd, extent.stop - extent.start)
-        while data:
-            written = os.pwrite(fd, data, position)
-            position, data = position + written, data[written:]

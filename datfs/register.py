@@ -493,6 +493,19 @@ class Register:
         self._bits.set_data_range(first, stop, True)
         self._appended = True
 
+    @property
+    def stored_bits(self) -> Bitfield:
+        """Which chunks the files say are held, as of the next flush. To be read only."""
+        return self._bits.stored
+
+    def hold_back(self) -> None:
+        """From now on chunks that are put are readable as ever, and on the disk count only after :meth:`vouch`."""
+        self._bits.hold_back()
+
+    def vouch(self, first: int, stop: int) -> None:
+        """The chunks ``first .. stop-1``, which are held, are where they belong, and durable."""
+        self._bits.vouch(first, stop)
+
     def clear(self, first: int, stop: int) -> None:
         """Forgets the bytes of chunks ``first .. stop-1`` and gives their space back; nodes stay. Raises OSError."""
         self.clear_ranges([(first, stop)])

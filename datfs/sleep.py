@@ -283,6 +283,7 @@ class BitfieldFile(SleepFile):
     """The ``bitfield`` file: which chunks and nodes are stored. All bits are in memory.
 
     ``data``, ``tree``: the bits; change them only through the methods here, which note the pages to be written.
+    ``stored``: the bits of chunks that the file may have: all of ``data``, unless :meth:`hold_back` was called.
     """
 
     def __init__(self, file: RandomAccess, read_only: bool) -> None:
@@ -293,7 +294,7 @@ class BitfieldFile(SleepFile):
             data += page[:DATA_BYTES]
             tree += page[DATA_BYTES : DATA_BYTES + TREE_BYTES]
             rest += page[DATA_BYTES + TREE_BYTES :]
-        self.data = Bitfield(bytes(data))
+        self.data = self.stored = Bitfield(bytes(data))
         self.tree = Bitfield(bytes(tree))
         self._index = rest
         self._index_checked = False
@@ -315,9 +316,22 @@ class BitfieldFile(SleepFile):
                 yield pages[at : at + self.page_bytes].ljust(self.page_bytes, b"\0")
             offset += len(pages)
 
+    def hold_back(self) -> None:
+        """From now on the bit of a chunk gets to the file only after :meth:`vouch`. Clearing one is not held back."""
+        self.stored = Bitfield(self.data.to_bytes(0, len(self.data)))
+
+    def vouch(self, first: int, stop: int) -> None:
+        """The chunks ``first .. stop-1``, which are marked, may be marked in the file as well."""
+        if first < stop:
+            self.stored.set_range(first, stop, True)
+            self._touch_data(first, stop)
+
     def set_data(self, index: int, on: bool = True) -> None:
         """Marks a chunk as stored or not."""
-        if self.data.set(index, on):
+        changed = self.data.set(index, on)
+        if self.stored is not self.data:
+            changed = not on and self.stored.set(index, False)
+        if changed:
             self._touch(index // CHUNKS_PER_PAGE)
             self._changed_groups.add(index >> 5)
 
@@ -326,6 +340,13 @@ class BitfieldFile(SleepFile):
         if first >= stop:
             return
         self.data.set_range(first, stop, on)
+        if self.stored is not self.data:
+            if on:
+                return
+            self.stored.set_range(first, stop, False)
+        self._touch_data(first, stop)
+
+    def _touch_data(self, first: int, stop: int) -> None:
         for page in _pages_of(first, stop):
             self._touch(page)
         self._changed_groups.update(range(first >> 5, ((stop - 1) >> 5) + 1))
@@ -398,11 +419,11 @@ class BitfieldFile(SleepFile):
 
     def _still_held(self, number: int, data: bytes) -> bytes:
         """Of the data bits of a page those that memory has too."""
-        held = self.data.to_bytes(number * CHUNKS_PER_PAGE, number * CHUNKS_PER_PAGE + 8 * len(data))
+        held = self.stored.to_bytes(number * CHUNKS_PER_PAGE, number * CHUNKS_PER_PAGE + 8 * len(data))
         return (int.from_bytes(held, "big") & int.from_bytes(data, "big")).to_bytes(len(data), "big")
 
     def _page(self, number: int) -> bytes:
-        data = self.data.to_bytes(number * CHUNKS_PER_PAGE, (number + 1) * CHUNKS_PER_PAGE)
+        data = self.stored.to_bytes(number * CHUNKS_PER_PAGE, (number + 1) * CHUNKS_PER_PAGE)
         tree = self.tree.to_bytes(number * NODES_PER_BITFIELD_PAGE, (number + 1) * NODES_PER_BITFIELD_PAGE)
         # The pages before 6.22.3 have room for half of the index only; their bytes are left as they are.
         size = self.page_bytes - DATA_BYTES - TREE_BYTES
@@ -424,7 +445,7 @@ class BitfieldFile(SleepFile):
         level: set[int] = set()
         for group in self._changed_groups:
             level.add(2 * group)
-            a, b, c, d = self.data.to_bytes(group * 32, group * 32 + 32)
+            a, b, c, d = self.stored.to_bytes(group * 32, group * 32 + 32)
             self._set_index(2 * group, _CODE[a] << 6 | _CODE[b] << 4 | _CODE[c] << 2 | _CODE[d])
         self._changed_groups = set()
         half = 1

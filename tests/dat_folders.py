@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datfs.dat_clone import DatClone, open_dat_clone
+from datfs.dat_clone import DatClone, Work, open_dat_clone
 from datfs.dat_folder import DatFolderWriter
 from datfs.metadata import path_of
 from datfs.register import Register
@@ -44,16 +44,27 @@ def clone_of(folder: Path, metadata: Register, content: Register) -> DatClone:
     return clone
 
 
-def update(clone: DatClone, metadata: Register, content: Register) -> None:
-    """Brings a clone up to date, as a reader does it: metadata, then room, then content."""
-    fetch(clone.metadata, metadata)
-    clone.clean()
+def prepare(clone: DatClone, version: int | None = None, *, force: bool = False) -> Work:
+    """What brings a clone to a version of the metadata that it has; its chunks can be put from then on."""
+    return next(work for work in clone.prepare(version, force=force) if work is not None)
+
+
+def fetch_work(clone: DatClone, work: Work, content: Register) -> None:
+    """Puts everything that is missing, and ends the work."""
     copy = clone.content
     assert copy is not None
-    for first, stop in clone.wanted():
-        fetch(copy, content, first, stop)
-    assert clone.wanted() == []
-    clone.flush()
+    for file in work.missing:
+        fetch(copy, content, file.first, file.stop)
+    clone.finish(work)
+
+
+def update(clone: DatClone, metadata: Register, content: Register) -> Work:
+    """Brings a clone up to date, as a reader does it: metadata, then content."""
+    fetch(clone.metadata, metadata)
+    work = prepare(clone)
+    fetch_work(clone, work, content)
+    assert prepare(clone).missing == []
+    return work
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

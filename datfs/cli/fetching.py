@@ -13,6 +13,7 @@ from typing import Any
 import click
 import trio
 
+from datfs.cli.failures import EXIT_INCOMPLETE
 from datfs.cli.options import (
     TargetType,
     json_option,
@@ -23,7 +24,7 @@ from datfs.cli.options import (
     notice,
     quiet_option,
 )
-from datfs.cli.output import count, print_json
+from datfs.cli.output import count, path_text, print_json
 from datfs.cli.progress import Progress
 from datfs.client import link_of
 from datfs.cloning import Choice, Clone, Outcome, open_clone, read_choice, write_choice
@@ -33,7 +34,7 @@ from datfs.folder.place import drive_folder
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
-from datfs.text import show_size
+from datfs.text import show_path, show_size
 
 force_option = click.option("--force", is_flag=True, help="Overwrite and remove files of yours that are in the way.")
 RETRY = 5.0  # seconds before a version that did not come whole is tried again
@@ -83,7 +84,7 @@ def clone(
         async with open_clone(place, found.key, options, notice=notice) as copy:
             write_choice(place, chosen)
             await copy.learn_newest()
-            await _update(copy, chosen, as_json, quiet)
+            _end(await _update(copy, chosen, as_json, quiet))
 
     _run(work)
 
@@ -110,7 +111,7 @@ def pull(folder: Path, force: bool, as_json: bool, quiet: bool, **rest: Any) -> 
     async def work() -> None:
         async with open_clone(place, None, options, notice=notice) as copy:
             await copy.learn_newest()
-            await _update(copy, replace(read_choice(place), force=force), as_json, quiet)
+            _end(await _update(copy, replace(read_choice(place), force=force), as_json, quiet))
 
     _run(work)
 
@@ -161,10 +162,20 @@ def sync(
     _run(work, endless=True)
 
 
-async def _update(copy: Clone, chosen: Choice, as_json: bool, quiet: bool) -> None:
+async def _update(copy: Clone, chosen: Choice, as_json: bool, quiet: bool) -> Outcome:
     with Progress("fetching", "fetched", quiet=quiet) as progress:
         outcome = await copy.update(chosen, progress)
+    for path, why in outcome.failed:
+        notice(f"{show_path(path)} is not in the folder: {why}")
+    for path in outcome.kept:
+        notice(f"{show_path(path)} is not in this version of the drive; it was changed here, and stays")
     _tell(copy, outcome, as_json, quiet)
+    return outcome
+
+
+def _end(outcome: Outcome) -> None:
+    if outcome.failed:
+        sys.exit(EXIT_INCOMPLETE)
 
 
 def _tell(copy: Clone, outcome: Outcome, as_json: bool, quiet: bool) -> None:
@@ -178,6 +189,8 @@ def _tell(copy: Clone, outcome: Outcome, as_json: bool, quiet: bool) -> None:
                 "fetched": outcome.fetched,
                 "bytes": outcome.size,
                 "removed": outcome.removed,
+                "failed": [{"path": path_text(path), "why": why} for path, why in outcome.failed],
+                "kept": [path_text(path) for path in outcome.kept],
             }
         )
     elif not quiet:
