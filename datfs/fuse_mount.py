@@ -85,6 +85,7 @@ async def serve(
             nursery.start_soon(_announce, operations, mount.device, options, ready)
             nursery.start_soon(_end_when_stopped, operations, stop, nursery.cancel_scope)
             nursery.start_soon(_end_when_detached, operations, mount.device, nursery.cancel_scope)
+            nursery.start_soon(operations.watch)
             if follow is not None:
                 nursery.start_soon(follow, partial(_update, operations))
             await pyfuse3.main(max_tasks=MAX_TASKS)

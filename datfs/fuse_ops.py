@@ -4,8 +4,8 @@ Owns inode numbers, handles, waiting requests and the table of errnos. What the 
 seam; how the mount begins and ends, in :mod:`datfs.fuse_mount`. See fuse.md sections 2-7 and docs/fuse.md.
 
 Everything runs in one thread, and between two awaits a handler is alone, so there are no locks. A handler
-that may wait does so in :meth:`Operations._wait`: with a deadline, counted, and ended by
-:meth:`Operations.close`.
+that may wait does so in :mod:`datfs.waits`: with a deadline, counted, ended by :meth:`Operations.close` and when the
+program that asked is sent a signal.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
@@ -28,7 +29,9 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from datfs import errors
 from datfs.activity import FileActivity, WaitingRead
 from datfs.inodes import InodeTable, LookupCountError
+from datfs.signals import Look, program_of
 from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
+from datfs.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -174,14 +177,22 @@ class _OpenFile:
     """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start.
 
     ``denied``: nothing is fetched for it.
+    ``interrupted``: when a read was last given up because of a signal.
     """
 
     file: TreeFile
     entry: Entry
     buffered: bool
+    inode: int
+    opener: int  # the thread
     denied: bool = False
+    program: int = 0  # that it is of, once it matters
+    interrupted: float = -math.inf
     late: tuple[int, int, float] = (0, 0, 0.0)
     waiting: set[tuple[int, int, float]] = field(default_factory=set)
+
+    def is_called(self, look: Look) -> bool:
+        return look.reader_is_called(self.program, self.inode)
 
     def note_late(self, offset: int, end: int, now: float) -> None:
         first, last, when = self.late
@@ -200,6 +211,11 @@ class _Listing:
 
     tree: FileTree
     entries: Sequence[Entry]
+
+
+def _calls(ctx: RequestContext) -> Callable[[Look], bool]:
+    thread = ctx.pid
+    return lambda look: look.is_called(thread)
 
 
 class Operations(pyfuse3.Operations):
@@ -228,21 +244,19 @@ class Operations(pyfuse3.Operations):
         # cache.
         self.buffer_incomplete = False
         self._tree = tree
-        self._timeout = timeout
+        self._waits = Waits(timeout)
         self._show_facts = show_facts
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
         self._files: dict[int, _OpenFile] = {}
         self._listings: dict[int, _Listing] = {}
         self._handles = itertools.count(1)
-        self._waiting: set[trio.CancelScope] = set()
-        self._closed = False
         self._is_denied = is_denied
         self._reported: set[tuple[str, type[BaseException]]] = set()
 
     @property
     def waiting(self) -> int:
         """Requests that wait for the tree now."""
-        return len(self._waiting)
+        return len(self._waits)
 
     def activity(self) -> list[FileActivity]:
         """The open files that are not here whole, and the reads that wait for them."""
@@ -296,9 +310,11 @@ class Operations(pyfuse3.Operations):
 
     def close(self) -> None:
         """Ends every wait, now and later, with ECONNABORTED; what is here is still read. Can be repeated."""
-        self._closed = True
-        for scope in self._waiting:
-            scope.cancel()
+        self._waits.close()
+
+    async def watch(self) -> None:
+        """Ends with EINTR what waits for a program that was sent a signal, until it is cancelled."""
+        await self._waits.watch()
 
     def let_go(self) -> None:
         """Closes every file that is still open, and forgets all handles; for the end, when no request can
@@ -321,10 +337,11 @@ class Operations(pyfuse3.Operations):
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         directory = self.inodes.entry(parent_inode)
+        called = _calls(ctx)
         while True:
             tree = self._tree
             try:
-                entry = await self._wait(partial(tree.lookup, directory, name), WAITING_ANY)
+                entry = await self._waits.wait(partial(tree.lookup, directory, name), WAITING_ANY, called)
             except errors.NotFound:
                 if tree is self._tree:
                     return self._look.no_such_name()
@@ -357,7 +374,7 @@ class Operations(pyfuse3.Operations):
         """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
         directory = self.inodes.entry(inode)
         tree = self._tree
-        entries = await self._wait(partial(tree.list, directory), WAITING_ANY)
+        entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(ctx))
         handle = next(self._handles)
         self._listings[handle] = _Listing(tree, entries)
         return handle
@@ -390,14 +407,14 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.ReadOnly("a mounted drive cannot be changed")
         entry = self.inodes.entry(inode)
-        file = await self._wait(lambda: self._tree.open(entry), WAITING_ANY)
+        file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx))
         denied = self._is_denied is not None and self._is_denied(ctx.pid)
         if denied and not file.complete:
             file.close()
             raise FUSEError(errno.EACCES)
         buffered = self.buffer_incomplete or file.complete
         handle = next(self._handles)
-        self._files[handle] = _OpenFile(file, entry, buffered, denied)
+        self._files[handle] = _OpenFile(file, entry, buffered, inode, ctx.pid, denied)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=buffered)
 
     @_guarded
@@ -415,11 +432,20 @@ class Operations(pyfuse3.Operations):
         end = offset + size
         # An echo may be about a part of the range that is here, and was only asked for together with one that is not.
         now = trio.current_time()
+        # Now, as the thread may end before the program.
+        opened.program = opened.program or program_of(opened.opener)
         echo = opened.buffered and opened.is_echo(offset, end, now)
+        if now - opened.interrupted < ECHO_SECONDS and opened.is_called(Look()):
+            raise InterruptedError(errno.EINTR, "the program was sent a signal")
         read = (offset, size, now)
         opened.waiting.add(read)
         try:
-            data = await self._wait(lambda: opened.file.read(offset, size), WAITING_READS, 0.0 if echo else None)
+            data = await self._waits.wait(
+                lambda: opened.file.read(offset, size), WAITING_READS, opened.is_called, 0.0 if echo else None
+            )
+        except InterruptedError:
+            opened.interrupted = trio.current_time()
+            raise
         except errors.TimedOut:
             if not echo:
                 opened.note_late(offset, end, trio.current_time())
@@ -476,23 +502,7 @@ class Operations(pyfuse3.Operations):
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
     create = write = setxattr = removexattr = _refuse
 
-    # Waiting and failing
-
-    async def _wait(self, ask: Callable[[], Awaitable[T]], most: int, timeout: float | None = None) -> T:
-        """The tree's answer. Raises TimedOut, Busy if ``most`` requests wait, Closed after close()."""
-        if self._closed:
-            raise errors.Closed("the mount is being closed")
-        if len(self._waiting) >= most:
-            raise errors.Busy(f"{len(self._waiting)} requests are waiting for data already")
-        with trio.move_on_after(self._timeout if timeout is None else timeout) as scope:
-            self._waiting.add(scope)
-            try:
-                return await ask()
-            finally:
-                self._waiting.discard(scope)
-        if self._closed:
-            raise errors.Closed("the mount was closed while a request waited")
-        raise errors.TimedOut(f"nobody delivered within {self._timeout:g} s")
+    # Failing
 
     def _tell(self, handler: str, error: Exception) -> int:
         code = known_errno(error)

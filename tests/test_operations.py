@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import pyfuse3
@@ -20,7 +21,7 @@ from datfs.fuse_ops import Appearance, Operations, known_errno
 from datfs.vfs import Entry, Kind, Update
 from tests.memory_tree import MTIME_NS, MemoryFile, MemoryTree, noise
 
-CTX = cast(RequestContext, None)  # no handler looks at it
+CTX = cast(RequestContext, SimpleNamespace(pid=0))  # of nobody
 TOKEN = cast(ReaddirToken, None)
 TIMEOUT = 30.0
 
