@@ -448,6 +448,11 @@ class _UsedFile:
         """See :class:`datfs.vfs.TreeFile`."""
         return self._file.complete
 
+    @property
+    def news(self) -> int:
+        """See :class:`datfs.vfs.TreeFile`."""
+        return self._file.news
+
     def close(self) -> None:
         """See :class:`datfs.vfs.TreeFile`."""
         drive, self._drive = self._drive, None

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,6 +45,10 @@ CACHE_SECONDS = 3600.0  # how long the kernel may believe names and attributes o
 # the program. For this long after a time-out such a question is answered at once, lest the program wait three
 # times.
 ECHO_SECONDS = 0.5
+# For this long after a time-out further reads of the file fail at once, unless something came meanwhile: a program that
+# tries again and again, or the next one, does not wait in vain as long.
+HOPELESS_SECONDS = 10.0
+HOPELESS_KEPT = 1000  # files
 NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
 
 _BLOCK_SIZE = 65_536  # st_blksize: the usual chunk
@@ -251,6 +256,8 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, _Listing] = {}
         self._handles = itertools.count(1)
         self._is_denied = is_denied
+        # Files of which a read timed out: when, and what TreeFile.news was then.
+        self._hopeless: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
         self._reported: set[tuple[str, type[BaseException]]] = set()
 
     @property
@@ -437,18 +444,19 @@ class Operations(pyfuse3.Operations):
         echo = opened.buffered and opened.is_echo(offset, end, now)
         if now - opened.interrupted < ECHO_SECONDS and opened.is_called(Look()):
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
+        in_vain = echo or self._is_hopeless(opened, now)
         read = (offset, size, now)
         opened.waiting.add(read)
         try:
             data = await self._waits.wait(
-                lambda: opened.file.read(offset, size), WAITING_READS, opened.is_called, 0.0 if echo else None
+                lambda: opened.file.read(offset, size), WAITING_READS, opened.is_called, 0.0 if in_vain else None
             )
         except InterruptedError:
             opened.interrupted = trio.current_time()
             raise
         except errors.TimedOut:
-            if not echo:
-                opened.note_late(offset, end, trio.current_time())
+            if not in_vain:
+                self._note_late(opened, offset, end, trio.current_time())
             raise
         finally:
             opened.waiting.discard(read)
@@ -457,6 +465,17 @@ class Operations(pyfuse3.Operations):
             # The kernel would take a short answer for the new end of the file and cut it there.
             raise errors.IntegrityError(f"{len(data)} bytes came for {wanted} at offset {offset}")
         return data
+
+    def _note_late(self, opened: _OpenFile, offset: int, end: int, now: float) -> None:
+        opened.note_late(offset, end, now)
+        self._hopeless[opened.entry.identity] = now, opened.file.news
+        self._hopeless.move_to_end(opened.entry.identity)
+        if len(self._hopeless) > HOPELESS_KEPT:
+            self._hopeless.popitem(last=False)
+
+    def _is_hopeless(self, opened: _OpenFile, now: float) -> bool:
+        when, news = self._hopeless.get(opened.entry.identity, (-math.inf, 0))
+        return now - when < HOPELESS_SECONDS and news == opened.file.news
 
     @_unfailing
     async def release(self, fh: int) -> None:

@@ -61,6 +61,11 @@ class OpenFile:
         """True if all chunks are here."""
         return self._content.has_range(self._first, self._stop)
 
+    @property
+    def news(self) -> int:
+        """Chunks of the register that came, and what peers told."""
+        return self._content.news
+
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """Bytes of the present extent; None if the range leaves it (then call :meth:`read`)."""
         end = offset + length

@@ -80,31 +80,23 @@ class Look:
     def reader_is_called(self, program: int, inode: int) -> bool:
         """The same of any thread of a file's readers, if ``program`` opened it.
 
-        These are that program, and those it started if they have the file open: their own ``open`` of it looks the
-        same, so that of two programs of one family that opened one file themselves, a signal to one may call both.
+        These are that program, and those it started if they have the file open. Their own ``open`` of it looks the
+        same: where two programs of one family opened one file themselves, a signal to one may call both.
         """
         if self._program_is_called(program):
             return True
-        return any(
-            self._program_is_called(child) and _has_open(child, inode) for child in self._descendants(program)
-        )
+        heirs = self._family(program)
+        return any(self._program_is_called(heir) and _has_open(heir, inode) for heir in heirs)
 
     def _program_is_called(self, program: int) -> bool:
         if program not in self._programs:
             self._programs[program] = any(map(self.is_called, _threads_of(program)))
         return self._programs[program]
 
-    def _descendants(self, program: int) -> Sequence[int]:
+    def _family(self, program: int) -> Sequence[int]:
+        """Descendants; of a program that has ended, whose children nobody knows, all programs there are."""
         if program not in self._families:
-            found: list[int] = []
-            pending = [program]
-            while pending and len(found) < FAMILY_MOST:
-                parent = pending.pop()
-                for thread in _threads_of(parent):
-                    children = [int(child) for child in _read(f"/proc/{parent}/task/{thread}/children").split()]
-                    found += children
-                    pending += children
-            self._families[program] = found
+            self._families[program] = _descendants(program) if _lives(program) else _numbers_in("/proc")
         return self._families[program]
 
 
@@ -117,10 +109,34 @@ def _read(path: str) -> str:
 
 
 def _threads_of(program: int) -> list[int]:
+    return _numbers_in(f"/proc/{program}/task")
+
+
+def _numbers_in(folder: str) -> list[int]:
     try:
-        return [int(name) for name in os.listdir(f"/proc/{program}/task")]
+        return [int(name) for name in os.listdir(folder) if name.isdigit()]
     except OSError:
         return []
+
+
+def _lives(program: int) -> bool:
+    """Whether any thread is left, and not only to be waited for."""
+    states = (
+        _read(f"/proc/{program}/task/{thread}/stat").rpartition(")")[2].split() for thread in _threads_of(program)
+    )
+    return any(state and state[0] not in "ZX" for state in states)
+
+
+def _descendants(program: int) -> list[int]:
+    found: list[int] = []
+    pending = [program]
+    while pending and len(found) < FAMILY_MOST:
+        parent = pending.pop()
+        for thread in _threads_of(parent):
+            children = [int(child) for child in _read(f"/proc/{parent}/task/{thread}/children").split()]
+            found += children
+            pending += children
+    return found
 
 
 def _has_open(program: int, inode: int) -> bool:

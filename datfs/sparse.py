@@ -192,6 +192,8 @@ class SparseRegister:
         self.clears = 0  # grows when chunks are cleared: whoever remembers that some are held has to look again
         self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
         self.shared = False  # another process owns the store, and may clear chunks while we look at it
+        self.news = 0
+        """Grows with every chunk that comes, and whenever a peer tells what it holds."""
 
     # -- what readers call
 
@@ -477,6 +479,7 @@ class SparseRegister:
             return False
         self._in_flight.discard(index)
         self._settle(index)
+        self.news += 1
         if self._store_failed:
             self._store_works_again()
         self._wake(index)
@@ -486,6 +489,7 @@ class SparseRegister:
 
     def appended(self, first: int, count: int = 1) -> None:
         """We appended these chunks ourselves: wakes who waits for them, or for a longer register."""
+        self.news += 1
         for index in range(first, first + count):
             self._settle(index)
             self._wake(index)
@@ -545,6 +549,7 @@ class SparseRegister:
     def claim(self, peer: object, length: int) -> None:
         """A peer has told, for the first time or anew, that it knows ``length`` chunks. A claim, not a proof."""
         self._claims[peer] = length
+        self.news += 1
         self._wake_length_waiters()
 
     def unclaim(self, peer: object) -> None:

@@ -74,6 +74,11 @@ class TreeFile(Protocol):
         """True if every byte is here, now and (unless the cache drops it) later."""
         ...
 
+    @property
+    def news(self) -> int:
+        """A count that has grown if a read that got nothing may get something now."""
+        ...
+
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """The bytes of the range, cut at the end of the file; None if some are not here. No I/O but a local read."""
         ...

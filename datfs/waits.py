@@ -43,9 +43,7 @@ class Waits:
     def __len__(self) -> int:
         return len(self._waits)
 
-    async def wait(
-        self, ask: Callable[[], Awaitable[T]], most: int, called: Called, timeout: float | None = None
-    ) -> T:
+    async def wait(self, ask: Callable[[], Awaitable[T]], most: int, called: Called, timeout: float | None = None) -> T:
         """The answer. ``called``: whether the caller is called away, by a look at the machine.
 
         Raises TimedOut, Busy if ``most`` requests wait, Closed after close(), InterruptedError (EINTR).

@@ -32,6 +32,7 @@ class MemoryFile:
     arrives: trio.Event = field(default_factory=trio.Event)
     version: int = 1
     claimed_size: int | None = None
+    news: int = 0
 
     @property
     def size(self) -> int:
@@ -53,6 +54,10 @@ class OpenMemoryFile:
     @property
     def complete(self) -> bool:
         return self.file.complete
+
+    @property
+    def news(self) -> int:
+        return self.file.news
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         file = self.file

@@ -494,23 +494,53 @@ async def test_every_waiting_request_has_a_deadline(
 
 
 async def test_the_kernels_second_question_is_answered_at_once(
-    ops: Operations, autojump_clock: trio.testing.MockClock
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Right after a time-out of a cached read the same pages fail without a new wait; others, and later,
-    wait.
+    """Right after a time-out of a cached read the same pages fail without a new wait, even if something came; others,
+    and later, wait then.
     """
     ops.buffer_incomplete = True
     opened = await open_file(ops, "gone.bin")
     assert await refused(ops.read(opened.fh, 200, 400)) == errno.ETIMEDOUT
+    tree.file("gone.bin").news += 1
     began = trio.current_time()
     assert await refused(ops.read(opened.fh, 300, 50)) == errno.ETIMEDOUT
     assert trio.current_time() == began
     assert await refused(ops.read(opened.fh, 600, 50)) == errno.ETIMEDOUT
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    tree.file("gone.bin").news += 1
     await trio.sleep(fuse_ops.ECHO_SECONDS)
     began = trio.current_time()
     assert await refused(ops.read(opened.fh, 600, 50)) == errno.ETIMEDOUT
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
+
+
+async def test_a_file_that_failed_fails_fast(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """After a time-out other readers of the file are told at once, until something came or some seconds are over."""
+    tree.add("other.bin", MemoryFile(noise(2, 1000), present=100))
+    first, second = await open_file(ops, "gone.bin"), await open_file(ops, "gone.bin")
+    other = await open_file(ops, "other.bin")
+
+    async def waited(handle: int, offset: int) -> float:
+        began = trio.current_time()
+        assert await refused(ops.read(handle, offset, 50)) == errno.ETIMEDOUT
+        return trio.current_time() - began
+
+    assert await waited(first.fh, 200) == pytest.approx(TIMEOUT)
+    assert await waited(second.fh, 700) == 0
+    assert await ops.read(second.fh, 0, 50) == noise(2, 1000)[:50]
+    await trio.sleep(fuse_ops.HOPELESS_SECONDS / 2)
+    assert await waited(second.fh, 200) == 0
+    await trio.sleep(fuse_ops.HOPELESS_SECONDS / 2)
+    # The quick failures did not make it longer.
+    assert await waited(second.fh, 200) == pytest.approx(TIMEOUT)
+    assert await waited(other.fh, 200) == pytest.approx(TIMEOUT)
+    tree.file("gone.bin").news += 1
+    assert await waited(first.fh, 700) == pytest.approx(TIMEOUT)
+    tree.file("gone.bin").arrives.set()
+    assert await ops.read(first.fh, 700, 50) == noise(2, 1000)[700:750]
 
 
 async def test_too_many_waiting_reads_are_refused_and_names_still_answered(

@@ -1,6 +1,7 @@
 """Mounts one of the trees: ``python -m tests.fuse.server TREE DIR``; says "ready", then obeys lines on stdin.
 
-``arrive PATH``: what is missing of the file comes. ``hold``, ``free``: names wait from now on, or no longer.
+``arrive PATH``: what is missing of the file comes. ``news PATH``: something came that may be of use to its readers.
+``hold``, ``free``: names wait from now on, or no longer.
 ``crash``: a task of the program fails as a bug would.
 """
 
@@ -36,6 +37,8 @@ async def obey(tree: MemoryTree) -> None:
                 file = tree.file(argument)
                 file.present = None
                 file.arrives.set()
+            elif command == "news":
+                tree.file(argument).news += 1
             elif command == "hold":
                 tree.hold_names = trio.Event()
             elif command == "free" and tree.hold_names is not None:

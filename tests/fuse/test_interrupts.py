@@ -20,29 +20,32 @@ from tests.memory_tree import noise
 pytestmark = pytest.mark.fuse
 
 WAYS = [pytest.param((), id="buffered"), pytest.param(("--direct",), id="direct")]
+OTHER_PAGE = 256 * 1024
 SOON = 3.0  # seconds; the timeout of these mounts is ten times that
 
-PYTHON = "import sys\nopen(sys.argv[1], 'rb').read()"
-THREADS = (
-    "import sys, threading\nthreading.Thread(target=lambda: open(sys.argv[1], 'rb').read()).start()"
-)
-LEAVE: dict[str, Callable[[str], Sequence[str]]] = {
+CATCHERS = ("dd", "python", "handler")
+"""They catch some of the signals. Then the kernel lets them wait for a page that another program has asked for."""
+
+PROGRAMS: dict[str, Callable[[str], Sequence[str]]] = {
     "cat": lambda path: ["cat", path],
     "dd": lambda path: ["dd", f"if={path}", "of=/dev/null", "bs=64k"],
-    "python": lambda path: [sys.executable, "-c", PYTHON, path],
-    "thread": lambda path: [sys.executable, "-c", THREADS, path],
+    "python": lambda path: [sys.executable, "-c", "import sys; open(sys.argv[1], 'rb').read()", path],
     "redirection": lambda path: ["sh", "-c", f"cat < '{path}'"],
-    "inherited": lambda path: ["sh", "-c", f"exec 3< '{path}'; cat <&3; true"],
-    "handler": lambda path: ["bash", "-c", f"trap 'exit 3' INT TERM; mapfile < '{path}'"],
+    "inherited": lambda path: ["bash", "-c", f"exec 3< '{path}'; cat <&3; true"],
+    "handler": lambda path: ["bash", "-c", f"trap 'exit 3' INT TERM; read -r line < '{path}'"],
 }
+READ_END = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+sys.stdout.buffer.write(os.pread(file, 4096, int(sys.argv[2])))
+"""
 
 
 @contextmanager
 def started(command: Sequence[str], **more: object) -> Iterator[subprocess.Popen[bytes]]:
     """A program in a process group of its own; the group is killed in the end."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield process
     finally:
@@ -60,26 +63,77 @@ def blocked(served: Served, count: int) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("program", ["cat", "dd", "python", "redirection", "inherited"])
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [
+        ("cat", signal.SIGKILL),
+        ("cat", signal.SIGINT),
+        ("cat", signal.SIGTERM),
+        ("dd", signal.SIGINT),
+        ("python", signal.SIGKILL),
+        ("python", signal.SIGINT),
+        ("redirection", signal.SIGKILL),
+        ("inherited", signal.SIGINT),
+        ("handler", signal.SIGTERM),
+    ],
+)
 def test_a_reader_that_gets_a_signal_is_let_go(
-    mounter: Mounter, way: tuple[str, ...], number: signal.Signals, program: str
+    mounter: Mounter, way: tuple[str, ...], program: str, number: signal.Signals
 ) -> None:
     """As Ctrl-C and kill send them: the program is gone soon, another reader of the file gets its bytes later."""
     served = mounter("missing", *way)
     path = served.point / "waiting" / "000"
-    with started(["cat", str(path)]) as other:
-        blocked(served, 1)
-        with started(LEAVE[program](str(path))) as process:
+    offset = OTHER_PAGE if program in CATCHERS else 0
+    with started([sys.executable, "-c", READ_END, str(path), str(offset)]) as other:
+        wait_until(lambda: open_in(other.pid, path), "the other reads")
+        with started(PROGRAMS[program](str(path))) as process:
             wait_until(lambda: open_in(process.pid, path), "it reads")
             os.killpg(process.pid, number)
             process.wait(SOON)
             assert process.returncode != 0
+            wait_until(lambda: not open_in(process.pid, path), "nothing of it is left", SOON)
         assert other.poll() is None
         served.command("arrive waiting/000")
         out, _ = other.communicate(timeout=SECONDS)
     assert other.returncode == 0
-    assert out == noise(0, SMALL_WAITER)
+    assert out == noise(0, SMALL_WAITER)[offset : offset + 4096]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_signals_that_end_nothing_change_nothing(mounter: Mounter, way: tuple[str, ...]) -> None:
+    """Stopped and continued, told of a child or of a larger window, a program goes on waiting and gets its bytes."""
+    served = mounter("missing", *way)
+    path = served.point / "waiting" / "000"
+    code = (
+        "import signal, sys; [signal.signal(number, print) for number in (signal.SIGCHLD, signal.SIGWINCH)]\n"
+        "sys.stdout.buffer.write(open(sys.argv[1], 'rb', buffering=0).read(4096))"
+    )
+    with started([sys.executable, "-c", code, str(path)]) as process:
+        wait_until(lambda: open_in(process.pid, path), "it reads")
+        for number in (signal.SIGWINCH, signal.SIGCHLD, signal.SIGTSTP):
+            os.killpg(process.pid, number)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGCONT)
+        served.command("arrive waiting/000")
+        out, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    assert out.endswith(noise(0, SMALL_WAITER)[:4096])
+
+
+@pytest.mark.parametrize("program", ["ls", "stat", "cat"])
+def test_names_that_wait_let_go_too(mounter: Mounter, program: str) -> None:
+    """The same while a listing, a lookup or an open waits for metadata."""
+    served = mounter("missing")
+    path = served.point if program == "ls" else served.point / "local.bin"
+    if program == "cat":
+        os.stat(path)
+    served.command("hold")
+    with started([program, str(path)]) as process:
+        wait_until(lambda: served.waiting() >= 1, "it waits")
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(SOON)
+        assert process.returncode == -signal.SIGINT
+    served.command("free")
 
 
 def open_in(group: int, path: Path) -> bool:

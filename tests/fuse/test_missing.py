@@ -76,6 +76,22 @@ def test_a_read_times_out(mounter: Mounter, way: tuple[str, ...], offset: int, l
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_failed_fails_fast(mounter: Mounter, way: tuple[str, ...]) -> None:
+    """Opened again after a time-out, and read elsewhere, it fails at once; not once something came."""
+    served = mounter("missing", "--timeout", "1", *way)
+    path = served.point / "partly.bin"
+    assert failure(path, 500_000)[0] == errno.ETIMEDOUT
+    for offset in (500_000, 900_000):
+        code, took = failure(path, offset)
+        assert code == errno.ETIMEDOUT
+        assert took < 0.5
+    served.command("news partly.bin")
+    code, took = failure(path, 700_000)
+    assert code == errno.ETIMEDOUT
+    assert took > 0.9
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_read_that_is_partly_here(mounter: Mounter, way: tuple[str, ...]) -> None:
     """Reading on from what is here into what is not gives the true bytes, then ETIMEDOUT; never an early end."""
     served = mounter("missing", "--timeout", "1", *way)
