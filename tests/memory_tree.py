@@ -34,6 +34,10 @@ class MemoryFile:
     claimed_size: int | None = None
     news: int = 0
 
+    def arrive(self) -> None:
+        self.news += 1
+        self.arrives.set()
+
     @property
     def size(self) -> int:
         return len(self.content) if self.claimed_size is None else self.claimed_size

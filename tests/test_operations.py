@@ -539,7 +539,7 @@ async def test_a_file_that_failed_fails_fast(
     assert await waited(other.fh, 200) == pytest.approx(TIMEOUT)
     tree.file("gone.bin").news += 1
     assert await waited(first.fh, 700) == pytest.approx(TIMEOUT)
-    tree.file("gone.bin").arrives.set()
+    tree.file("gone.bin").arrive()
     assert await ops.read(first.fh, 700, 50) == noise(2, 1000)[700:750]
 
 

@@ -36,7 +36,7 @@ async def obey(tree: MemoryTree) -> None:
             if command == "arrive":
                 file = tree.file(argument)
                 file.present = None
-                file.arrives.set()
+                file.arrive()
             elif command == "news":
                 tree.file(argument).news += 1
             elif command == "hold":
