@@ -33,6 +33,7 @@ from datfs.errors import (
 )
 from datfs.holdings import Availability, Facts, ensure_unless_lost
 from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
+from datfs.neighbours import Neighbours
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
 from datfs.sparse import SparseRegister
@@ -68,6 +69,7 @@ class Drive:
         self.check_bytes = check_bytes
         self.header: Header | None = None
         self.content: SparseRegister | None = None
+        self.neighbours: Neighbours | None = None
         self._records: OrderedDict[int, Record] = OrderedDict()
         self._record_bytes = 0
         self._hashes: OrderedDict[int, str] = OrderedDict()
@@ -93,6 +95,7 @@ class Drive:
             if header.content_key == self.key:
                 raise BadMetadata("the drive names its own metadata register as its content")
             self.content = self._open_content(header.content_key)
+            self.neighbours = Neighbours(self.content, lambda seq: self.record(seq).stat)
             self.header = header
         return self.header
 
@@ -333,7 +336,20 @@ class DriveTree:
             if holdings.availability(content, stat) is Availability.GONE:
                 raise Gone(f"{show_path(entry.path)}: nobody has the content of this version any more")
             ensure = partial(ensure_unless_lost, content)
+        self._tell_neighbours(entry, stat)
         return OpenFile(content, stat, show_path(entry.path), ensure=ensure)
+
+    def _tell_neighbours(self, entry: Entry, stat: Stat) -> None:
+        folder = entry.path[:-1]
+        siblings = self._listings.get(folder)
+        if siblings is None or self.drive.neighbours is None:
+            return  # nobody who goes through a folder does so without a listing of it
+        self.drive.neighbours.opened(
+            (self.version, folder),
+            lambda: sorted(_seq_of(sibling) for sibling in siblings.values() if sibling.kind is Kind.FILE),
+            _seq_of(entry),
+            stat,
+        )
 
     async def stat_of(self, entry: Entry) -> Stat:
         """The drive's own record of a file, which another tree of it may have given."""
