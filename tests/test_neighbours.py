@@ -153,7 +153,7 @@ async def test_readers_at_the_same_time_and_files_passed_over(
 async def test_what_is_wanted_ahead_is_taken_back(autojump_clock: trio.testing.MockClock) -> None:
     """A jump elsewhere ends it, and so do many other folders: what nobody can bring is not wanted for ever."""
     names = [f"f{number}" for number in range(FOLDERS_KEPT + 1)]
-    async with far_drive(folders(**{name: [100] * COUNT for name in names})) as (drive, _):
+    async with far_drive(folders(**{name: [100] * 20 for name in names})) as (drive, _):
         tree = await drive.checkout()
         assert drive.content is not None
         for name in names:
