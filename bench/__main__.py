@@ -8,6 +8,7 @@ import sys
 NAMES = (
     "local_read",
     "list_10k",
+    "tree_10k",
     "remote_read",
     "random_remote",
     "link_read",

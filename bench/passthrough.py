@@ -1,8 +1,8 @@
-"""A bare pass-through of one folder, the yardstick: what pyfuse3 can do when there is nothing to do.
+"""A bare pass-through of a folder, the yardstick: what pyfuse3 can do when there is nothing to do.
 
 As fast as the binding allows and no faster: plain ``os.pread`` on the loop, files kept in the page cache,
-long timeouts for names, listings with attributes. It knows one flat folder, which is all that the benchmarks
-need.
+long timeouts for names, listings with attributes. It knows what was in the folder when it began, which is all that
+the benchmarks need.
 """
 
 from __future__ import annotations
@@ -23,25 +23,35 @@ TIMEOUT = 300.0
 
 
 class Passthrough(pyfuse3.Operations):
-    """The regular files of one folder. A file's inode is its place in the sorted listing, from 2 on."""
+    """The folders and regular files below a folder. An inode is a place in the list of their paths, from 1 on."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder = folder
-        self._names = sorted(os.fsencode(at.name) for at in folder.iterdir() if at.is_file())
-        self._inodes = {name: InodeT(2 + place) for place, name in enumerate(self._names)}
-
-    def _path(self, inode: InodeT) -> bytes:
-        return os.path.join(os.fsencode(self._folder), self._names[inode - 2])
+        self._paths = [b"", os.fsencode(folder)]
+        self._folders: dict[int, dict[bytes, InodeT]] = {}
+        self._entries: dict[int, list[tuple[bytes, InodeT]]] = {}
+        pending = [pyfuse3.ROOT_INODE]
+        while pending:
+            inode = pending.pop()
+            names: dict[bytes, InodeT] = {}
+            for entry in sorted(os.scandir(self._paths[inode]), key=lambda entry: entry.name):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder or entry.is_file(follow_symlinks=False):
+                    names[entry.name] = InodeT(len(self._paths))
+                    self._paths.append(entry.path)
+                    if is_folder:
+                        pending.append(names[entry.name])
+            self._folders[inode] = names
+            self._entries[inode] = list(names.items())
 
     def _attributes(self, inode: InodeT) -> EntryAttributes:
-        found = os.stat(self._folder if inode == pyfuse3.ROOT_INODE else self._path(inode))
+        found = os.stat(self._paths[inode])
         entry = EntryAttributes()
         entry.st_ino = inode
-        entry.st_mode = stat.S_IFDIR | 0o755 if inode == pyfuse3.ROOT_INODE else stat.S_IFREG | 0o644
+        entry.st_mode = stat.S_IFDIR | 0o755 if stat.S_ISDIR(found.st_mode) else stat.S_IFREG | 0o644
         entry.st_nlink = 1
         entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
         entry.st_size = found.st_size
@@ -56,8 +66,8 @@ class Passthrough(pyfuse3.Operations):
         return self._attributes(inode)
 
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """A name of the one folder."""
-        inode = self._inodes.get(name)
+        """A name of the folder."""
+        inode = self._folders[parent_inode].get(name)
         if inode is None:
             raise FUSEError(errno.ENOENT)
         return self._attributes(inode)
@@ -68,14 +78,15 @@ class Passthrough(pyfuse3.Operations):
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Entries with attributes, as many as fit."""
-        for place in range(start_id, len(self._names)):
-            inode = InodeT(2 + place)
-            if not pyfuse3.readdir_reply(token, self._names[place], self._attributes(inode), place + 1):
+        entries = self._entries[fh]
+        for place in range(start_id, len(entries)):
+            name, inode = entries[place]
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), place + 1):
                 return
 
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
         """The handle is the descriptor of the file below."""
-        return FileInfo(fh=FileHandleT(os.open(self._path(inode), os.O_RDONLY)), keep_cache=True)
+        return FileInfo(fh=FileHandleT(os.open(self._paths[inode], os.O_RDONLY)), keep_cache=True)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """One pread."""
