@@ -23,21 +23,38 @@ _LONG_VARINT = b"\1" * 9
 def count(index: bytes, limit: int) -> int:
     """How many lists there are, up to ``limit``, which a user of the lists must not go beyond.
 
-    Raises ValueError if the index is cut short or has a number from 2^63. After a count without an error,
-    :func:`decode` of any list below ``limit`` raises none.
+    Raises as :func:`survey` does.
+    """
+    return survey(index, limit)[0]
+
+
+def survey(index: bytes, limit: int) -> tuple[int, int]:
+    """How many lists there are, up to ``limit`` as for :func:`count`, and the offset of the last of these.
+
+    Raises ValueError if the index is cut short or has a number from 2^63. After it, :func:`decode` of any list below
+    ``limit`` raises none.
     """
     if not index:
-        return 0
-    if _LONG_VARINT in index.translate(_IS_CONTINUATION):
+        return 0, 0
+    if not index.isascii() and _LONG_VARINT in index.translate(_IS_CONTINUATION):
         raise ValueError("a number is too large")
     _, offset = varint.decode(index, 0)
-    lists = 0
+    lists = last = 0
     while lists < limit and offset < len(index):
+        last = offset
         length, offset = varint.decode(index, offset) if index[offset] > 0x7F else (index[offset], offset + 1)
         if length:  # in a deep path nearly all are empty
             offset = skip(index, offset, length)
         lists += 1
-    return lists
+    return lists, last
+
+
+def decode_at(index: bytes, offset: int, own: int) -> tuple[int, ...]:
+    """As :func:`decode`, of the list at an offset that :func:`survey` told."""
+    flags = index[0] if index[0] < 0x80 else varint.decode(index, 0)[0]
+    if not index[offset]:
+        return (own,) if flags & 1 else ()
+    return _list_at(index, offset, flags, own)[0]
 
 
 def decode(index: bytes, level: int, own: int) -> tuple[int, ...]:

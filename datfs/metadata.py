@@ -234,14 +234,16 @@ class Record:
     """One change of the tree: metadata chunk ``seq``. Made by :func:`decode_record`.
 
     ``path``: the name's components, invalid ones included. ``value``: None for a deletion. ``index``: the
-    encoded path index. Attributes and lists are decoded each time they are asked for: a listing needs one
-    list of very few records, and decoded they would take many times the chunk's own bytes.
+    encoded path index; ``last``: where its list for the whole path is, 0 if it has none. Attributes and
+    lists are decoded each time they are asked for: a listing needs one list of very few records, and
+    decoded they would take many times the chunk's own bytes.
     """
 
     seq: int
     path: Path
     value: bytes | None
     index: bytes
+    last: int
 
     @property
     def stat(self) -> Stat | None:
@@ -273,7 +275,10 @@ class Record:
         Elements that do not fit are left out, and a list that is not there is empty (drive.md sections 3 and
         9).
         """
-        return index_lists.decode(self.index, level, self.seq) if level <= len(self.path) else ()
+        depth = len(self.path)
+        if level == depth:
+            return index_lists.decode_at(self.index, self.last, self.seq) if self.last else ()
+        return index_lists.decode(self.index, level, self.seq) if level < depth else ()
 
 
 def decode_record(seq: int, data: bytes) -> Record:
@@ -294,10 +299,11 @@ def decode_record(seq: int, data: bytes) -> Record:
         raise BadMetadata(f"metadata chunk {seq} has a name of {len(name)} bytes, over {NAME_LIMIT}")
     path = components(name)
     try:
-        index_lists.count(index, len(path) + 1)
+        lists, last = index_lists.survey(index, len(path) + 1)
     except ValueError as error:
         raise BadMetadata(f"the path index of metadata chunk {seq} does not decode: {error}") from None
-    return Record(seq, path, message.value if message.HasField("value") else None, index)
+    value = message.value if message.HasField("value") else None
+    return Record(seq, path, value, index, last if lists > len(path) else 0)
 
 
 def encode_record(name: bytes, value: bytes | None, lists: Sequence[Sequence[int]], seq: int) -> bytes:

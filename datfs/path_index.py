@@ -146,6 +146,10 @@ def child_entries(records: Records, head: int, directory: Path) -> Steps[list[Ch
     yield {seq for _, _, _, candidates in plans for seq in candidates}
     children = []
     for name, record, path, candidates in plans:
+        if not candidates and record.path == path and (stat := record.stat) is not None and stat.kind is not None:
+            # Nothing else has to do with the name, as with nearly all files.
+            children.append(Child(name, stat.kind, record, record))
+            continue
         try:
             verdict = _judge(records, record, path, candidates)
         except BadMetadata:
