@@ -46,7 +46,7 @@ T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
-NAMES_KEPT = 100_000  # entries in kept listings, about 50 MB
+NAMES_KEPT = 250_000  # entries in kept listings: the objects that the mount knows them by, while the kernel does
 PAST_NAMES_KEPT = 10_000  # the same of an old version
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
 FOLLOW_RETRY = 1.0
@@ -422,15 +422,10 @@ def _seq_of(entry: Entry) -> int:
 def _file(path: Path, record: Record) -> Entry:
     stat = record.stat
     assert stat is not None
-    return Entry(
-        path=path,
-        kind=Kind.FILE,
-        size=stat.size,
-        permissions=stat.mode & 0o777,
-        mtime_ns=mtime_ns(stat.mtime),
-        ctime_ns=mtime_ns(stat.ctime),
-        identity=(path, record.seq),
-    )
+    mtime = mtime_ns(stat.mtime)
+    # One object for both times where they are equal: there may be a million of these.
+    ctime = mtime if stat.ctime == stat.mtime else mtime_ns(stat.ctime)
+    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (path, record.seq))
 
 
 def _directory(path: Path, explicit: Record | None, newest: Record | None) -> Entry:

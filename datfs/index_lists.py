@@ -101,6 +101,8 @@ def skip(index: bytes | bytearray, offset: int, length: int) -> int:
         if len(jumped) < length:
             raise ValueError("a list is longer than the index")
         offset += length
+        if jumped.isascii():
+            return offset
         length -= len(jumped.translate(None, _CONTINUATION))
     return offset
 
