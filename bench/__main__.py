@@ -9,6 +9,7 @@ NAMES = (
     "local_read",
     "list_10k",
     "tree_10k",
+    "known_entries",
     "remote_read",
     "random_remote",
     "link_read",
