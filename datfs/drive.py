@@ -336,10 +336,9 @@ class DriveTree:
             if holdings.availability(content, stat) is Availability.GONE:
                 raise Gone(f"{show_path(entry.path)}: nobody has the content of this version any more")
             ensure = partial(ensure_unless_lost, content)
-        self._tell_neighbours(entry, stat)
-        return OpenFile(content, stat, show_path(entry.path), ensure=ensure)
+        return OpenFile(content, stat, show_path(entry.path), ensure=ensure, began=partial(self._begun, entry, stat))
 
-    def _tell_neighbours(self, entry: Entry, stat: Stat) -> None:
+    def _begun(self, entry: Entry, stat: Stat) -> None:
         folder = entry.path[:-1]
         siblings = self._listings.get(folder)
         if siblings is None or self.drive.neighbours is None:

@@ -453,6 +453,10 @@ class _UsedFile:
         """See :class:`datfs.vfs.TreeFile`."""
         return self._file.news
 
+    def begin(self) -> None:
+        """See :class:`datfs.vfs.TreeFile`."""
+        self._file.begin()
+
     def close(self) -> None:
         """See :class:`datfs.vfs.TreeFile`."""
         drive, self._drive = self._drive, None

@@ -419,6 +419,8 @@ class Operations(pyfuse3.Operations):
         if denied and not file.complete:
             file.close()
             raise FUSEError(errno.EACCES)
+        if not denied:
+            file.begin()
         buffered = self.buffer_incomplete or file.complete
         handle = next(self._handles)
         self._files[handle] = _OpenFile(file, entry, buffered, inode, ctx.pid, denied)

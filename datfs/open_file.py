@@ -32,12 +32,21 @@ class OpenFile:
     """Implements :class:`datfs.vfs.TreeFile` for one version of one file of a drive.
 
     ``shown``: the path for messages, escaped by the caller. ``ensure``: what to call, and what it raises, instead of
-    :meth:`SparseRegister.ensure` for what a reader waits for.
+    :meth:`SparseRegister.ensure` for what a reader waits for. ``began``: called by :meth:`begin`.
     """
 
-    def __init__(self, content: SparseRegister, stat: Stat, shown: str, *, ensure: Ensure | None = None) -> None:
+    def __init__(
+        self,
+        content: SparseRegister,
+        stat: Stat,
+        shown: str,
+        *,
+        ensure: Ensure | None = None,
+        began: Callable[[], None] | None = None,
+    ) -> None:
         self._content = content
         self._ensure = ensure or content.ensure
+        self._began = began
         self._register = content.register
         self._stat = stat
         self._shown = shown
@@ -117,6 +126,11 @@ class OpenFile:
             return await self._read_in_turn(chunk, stop, offset, end)
         self._widen(start, stop, reached)
         return self._register.read(self._base + offset, end - offset)
+
+    def begin(self) -> None:
+        """See :class:`datfs.vfs.TreeFile`."""
+        if self._began is not None:
+            self._began()
 
     def close(self) -> None:
         """Takes back what was wanted ahead."""

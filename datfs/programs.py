@@ -19,7 +19,7 @@ def names_of(pid: int, proc: Path = PROC) -> set[str]:
     if pid <= 0:
         return names
     folder = proc / str(pid)
-    for place in (folder, proc / str(_leader_of(folder) or pid)):
+    for place in (folder, proc / str(leader_of(folder) or pid)):
         try:
             names.add((place / "comm").read_text(errors="surrogateescape").removesuffix("\n"))
         except OSError:
@@ -31,8 +31,8 @@ def names_of(pid: int, proc: Path = PROC) -> set[str]:
     return names
 
 
-def _leader_of(folder: Path) -> int | None:
-    """The process that a thread belongs to."""
+def leader_of(folder: Path) -> int | None:
+    """The process that a thread with this folder in /proc belongs to; None if it cannot be seen."""
     try:
         for line in (folder / "status").read_text(errors="surrogateescape").splitlines():
             if line.startswith("Tgid:"):

@@ -12,6 +12,8 @@ import os
 import signal
 from collections.abc import Sequence
 
+from datfs.programs import PROC, leader_of
+
 FAMILY_MOST = 64  # descendants of one program that are looked at
 
 _STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT)
@@ -56,10 +58,7 @@ def calls_away(status: str) -> bool:
 
 def program_of(thread: int) -> int:
     """The number of the process that a thread is of, 0 if the thread is not there."""
-    for line in _read(f"/proc/{thread}/status").splitlines():
-        if line.startswith("Tgid:"):
-            return int(line.split()[1])
-    return 0
+    return leader_of(PROC / str(thread)) or 0 if thread > 0 else 0
 
 
 class Look:

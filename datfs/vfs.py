@@ -91,6 +91,10 @@ class TreeFile(Protocol):
         """
         ...
 
+    def begin(self) -> None:
+        """A program begins to read, and things may be fetched for it: also what it is likely to open next."""
+        ...
+
     def close(self) -> None:
         """Lets go of read-ahead wants. Must not fail; a second call does nothing."""
         ...

@@ -53,6 +53,7 @@ class OpenMemoryFile:
     def __init__(self, file: MemoryFile) -> None:
         self.file = file
         self.closed = 0
+        self.begun = 0
         self.waited_reads = 0
 
     @property
@@ -75,6 +76,9 @@ class OpenMemoryFile:
             raise self.file.failure
         await self.file.arrives.wait()
         return self.file.content[offset : offset + length]
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def close(self) -> None:
         self.closed += 1

@@ -76,6 +76,7 @@ def folders(**sizes: Sequence[int]) -> DriveWriter:
 async def read(tree: DriveTree, entry: Entry) -> None:
     """As a program does that opens a file, reads it and closes it."""
     file = await tree.open(entry)
+    file.begin()
     assert await file.read(0, 100_000) == bytes([int(entry.name) % 251]) * entry.size
     file.close()
 
