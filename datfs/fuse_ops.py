@@ -68,7 +68,6 @@ ERRNOS: dict[type[BaseException], int] = {
     errors.NoPeers: errno.EHOSTUNREACH,
     errors.Gone: errno.ENODATA,
     errors.Busy: errno.EBUSY,
-    errors.FileChanged: errno.EBUSY,
     errors.BudgetSpent: errno.EDQUOT,
     errors.CacheFull: errno.ENOSPC,
     errors.Closed: errno.ECONNABORTED,  # what the kernel itself says then
