@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from datfs.vfs import Entry
 
@@ -25,3 +26,26 @@ class FileActivity:
     facts: Mapping[bytes, bytes]
     handles: int
     reads: tuple[WaitingRead, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What is at a path of a mounted tree. ``key``: of the drive it is of, if that is known.
+
+    ``chunks``: ``(first, stop)`` of a file's content; None for directories.
+    """
+
+    key: bytes | None
+    chunks: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What programs do with a mounted tree. ``facts``: members of the status. ``sample``: for rates, once a second.
+
+    ``locate``: finds what a path below the mount is; raises NotFound, Unavailable and other DatfsErrors, OSError.
+    """
+
+    facts: Callable[[], dict[str, Any]]
+    sample: Callable[[], None]
+    locate: Callable[[bytes], Awaitable[Located]]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import trio
 
-from datfs import local_sockets
 from datfs.budget import Budget
 from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
-from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, StoreLocked, TimedOut, Unavailable
+from datfs.errors import BadLink, DatfsError, NoPeers, NotFound, TimedOut, Unavailable
 from datfs.link import Link, parse_link
 from datfs.local_service import LocalService, Place
+from datfs.local_sockets import STATUS_NAME
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.name_cache import NameCache
 from datfs.net.discovery.names import NamedLink, Resolver, parse_named_link, resolve_link
@@ -35,17 +35,8 @@ from datfs.net.transport import Address, connect
 from datfs.orders import Orders
 from datfs.register import Register
 from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
-from datfs.store import (
-    PEERS_NAME,
-    Store,
-    cache_folder,
-    cache_store,
-    cache_view,
-    closed_with,
-    default_cache_dir,
-    folder_store,
-    memory_store,
-)
+from datfs.store import PEERS_NAME, Store, closed_with, default_cache_dir, folder_store, memory_store
+from datfs.store_choice import choose_store
 from datfs.working_files import WorkingFiles, working_content
 
 log = logging.getLogger(__name__)
@@ -229,7 +220,7 @@ async def open_drive(
         listeners = await _listeners(options, notice)
         for listener in listeners:
             stack.callback(listener.socket.close)
-        opened = _open(place, options, listeners, stack, notice)
+        opened = await _open(place, options, listeners, stack, notice)
         # Errors are raised outside of the nursery, so that they do not come wrapped in a group.
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -266,19 +257,15 @@ async def _listeners(options: Options, notice: Notice) -> Sequence[trio.SocketLi
     return options.listen or ()
 
 
-def _open(
+async def _open(
     place: Link | Path,
     options: Options,
     listeners: Sequence[trio.SocketListener],
     stack: ExitStack,
     notice: Notice,
 ) -> OpenDrive:
-    owner: Owner | None = None
-    if isinstance(place, Link):
-        store, owner = _store_for(place, options, stack, notice)
-        key: bytes | None = place.key
-    else:
-        store, key = folder_store(place), None
+    store, owner = await _store_for(place, options, stack, notice)
+    key = place.key if isinstance(place, Link) else None
     store = closed_with(store, stack)
     metadata = Register.open(store.open_storage, key=key, read_only=store.read_only, prefix=store.metadata_prefix)
     stack.callback(metadata.close)
@@ -314,36 +301,28 @@ def _open(
             content.limit_by(budget)
         if swarm is not None:
             swarm.add_register(content)
+        opened.local.add_register(content)
         return content
 
     link = place if isinstance(place, Link) else Link(metadata.key)
     opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack, keeper)
-    opened.owner = (owner.folder, local_sockets.STATUS_NAME) if owner is not None else None
+    opened.owner = (owner.folder, STATUS_NAME) if owner is not None else None
     opened.budget = budget
     if swarm is not None:
         swarm.add_register(sparse)
     return opened
 
 
-def _store_for(link: Link, options: Options, stack: ExitStack, notice: Notice) -> tuple[Store, Owner | None]:
-    """The store of a drive; if another process has it, memory, and that process as a peer."""
+async def _store_for(
+    place: Link | Path, options: Options, stack: ExitStack, notice: Notice
+) -> tuple[Store, Owner | None]:
+    if isinstance(place, Path):
+        return folder_store(place), None
     if options.memory:
         return memory_store(), None
     cache_dir = options.cache_dir or default_cache_dir()
-    try:
-        return stack.enter_context(cache_store(link.key, cache_dir)), None
-    except StoreLocked as error:
-        if not options.share_locked:
-            raise
-        folder = cache_folder(link.key, cache_dir)
-        if local_sockets.answers(folder, local_sockets.PEER_NAME):
-            return memory_store(), Owner(folder, error.pid)
-        owner = f"the cache is in use by process {error.pid or '(unknown)'}, which does not answer"
-        if not options.may_find_peers:
-            notice(f"{owner}; showing what it has written so far")
-            return cache_view(link.key, cache_dir), None
-        notice(f"{owner}; fetching into memory instead")
-        return memory_store(), None
+    alone = not options.may_find_peers
+    return await choose_store(place.key, cache_dir, stack, notice, share=options.share_locked, alone=alone)
 
 
 def _keeper_for(store: Store, metadata: Register, swarm: Swarm | None, options: Options) -> CacheKeeper | None:

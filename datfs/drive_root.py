@@ -24,18 +24,20 @@ from typing import Any, Protocol
 
 import trio
 
+from datfs.activity import Activity
 from datfs.client import Notice, OpenDrive, Options, open_drive, resolve_name
-from datfs.errors import BadLink, Closed, DatfsError, IsADirectory, NotFound
+from datfs.errors import BadLink, Closed, DatfsError, FormatError, IsADirectory, NotFound
 from datfs.grafts import Graft, Path, directory
 from datfs.holdings import Facts
 from datfs.link import Link, parse_key
-from datfs.local_service import Place, serve_status
+from datfs.local_service import ASK, STATUS, WHY, Place, sample, serve_status
 from datfs.near import MISTAKES_MOST, nearest
 from datfs.net.discovery.names import NamedLink, parse_named_link
-from datfs.status import ASK, PROTOCOL, answer_to, status
+from datfs.status import PROTOCOL, status
 from datfs.text import show
 from datfs.time_travel import TimeTravel, with_past
 from datfs.vfs import Entry, Kind, TreeFile, TreeStats, Update
+from datfs.why import Networked, why_path
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ class DriveRoot:
     """The drives in use. ``idle``: seconds after which one that nobody uses is closed.
 
     ``known_keys``: keys that were seen before, of which a mistyped one may be. ``opener``, ``resolve``: how to open a
-    drive, and to learn the key of a name. ``activity``: what programs do just now, as members of the status.
+    drive, and to learn the key of a name. ``activity``: what programs do just now; whoever mounts it sets it.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class DriveRoot:
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self.started = time.time_ns()
-        self.activity: Callable[[], dict[str, Any]] = dict
+        self.activity: Activity | None = None
 
     # -- life
 
@@ -259,21 +261,24 @@ class DriveRoot:
             "pid": os.getpid(),
             "drives": [status(one.drive, one.swarm, one.store) for one in drives],
             "problem": self._problem or None,
-        } | self.activity()
+        } | (self.activity.facts() if self.activity is not None else {})
 
     def offer_status(self, place: Place) -> None:
         """Answers the questions of other programs of this machine at a place, while :meth:`running`."""
         assert self._nursery is not None
         self._nursery.start_soon(serve_status, place, self._answer)
+        self._nursery.start_soon(sample, lambda: self.activity)
 
-    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked.get(ASK) == "status":
+    async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked.get(ASK) == STATUS:
             return self.status()
-        for drive in self._drives.values():
-            if drive.opened is not None and asked.get("key") == drive.link.key.hex():
-                one = drive.opened
-                return answer_to(asked, one.drive, one.swarm, one.store, self.activity())
-        raise NotFound("no drive with this key is open here")
+        if asked.get(ASK) == WHY:
+            return await why_path(asked.get("path"), self.activity, self._networked)
+        raise FormatError(f"there is no question {asked.get(ASK)!r}")
+
+    def _networked(self) -> list[Networked]:
+        opened = [drive.opened for drive in self._drives.values() if drive.opened is not None]
+        return [(one.drive, one.swarm) for one in opened]
 
     async def view(self, name: bytes) -> _View:
         """What stands under a name; it is opened if need be.

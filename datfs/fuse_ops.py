@@ -28,7 +28,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, StatvfsData
 
 from datfs import errors
-from datfs.activity import FileActivity, WaitingRead
+from datfs.activity import FileActivity, Located, WaitingRead
 from datfs.inodes import InodeTable, LookupCountError
 from datfs.signals import Look, program_of
 from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
@@ -285,6 +285,24 @@ class Operations(pyfuse3.Operations):
             )
             for files in by_entry.values()
         ]
+
+    async def locate(self, path: bytes) -> Located:
+        """What is at a path, and its chunks if it is a file. Waits for metadata as a lookup of the kernel does.
+
+        Raises NotFound, NotADirectory, BadMetadata, Unavailable, OSError.
+        """
+        tree = self._tree
+        entry = tree.root
+        for name in path.split(b"/"):
+            if name:
+                entry = await tree.lookup(entry, name)
+        if entry.kind is Kind.DIRECTORY:
+            await tree.list(entry)
+            return Located(None, None)
+        facts = tree.facts(entry)
+        key, first = facts.get(b"user.dat.key"), int(facts.get(b"user.dat.chunk_first", b"0"))
+        chunks = (first, first + int(facts.get(b"user.dat.chunks", b"0")))
+        return Located(bytes.fromhex(key.decode()) if key is not None else None, chunks)
 
     @property
     def open_handles(self) -> int:

@@ -17,6 +17,7 @@ import trio
 from datfs.bitfield import Bitfield
 from datfs.errors import DatfsError, Gone
 from datfs.metadata import Stat
+from datfs.register import Register
 from datfs.sparse import SparseRegister
 
 RUNS_MOST = 10_000  # gaps in a file beyond which its bytes are not added up: each costs a look into the tree
@@ -43,10 +44,15 @@ def chunks_held(content: SparseRegister, stat: Stat) -> int:
 
 def bytes_held(content: SparseRegister, stat: Stat) -> int | None:
     """How many bytes of the file are here; None if they lie in too many pieces, or are more than the file has."""
-    register = content.register
+    total = bytes_between(content.register, stat.offset, stat.offset + stat.blocks)
+    return total if total is not None and total <= stat.size else None
+
+
+def bytes_between(register: Register, first: int, stop: int, runs_most: int = RUNS_MOST) -> int | None:
+    """How many bytes of the chunks ``first .. stop-1`` are here; None if they lie in too many pieces."""
     total = 0
-    for number, (start, end) in enumerate(_runs(register.data_bits, stat.offset, stat.offset + stat.blocks)):
-        if number == RUNS_MOST:
+    for number, (start, end) in enumerate(_runs(register.data_bits, first, stop)):
+        if number == runs_most:
             return None
         try:
             if end - start == 1:
@@ -55,7 +61,7 @@ def bytes_held(content: SparseRegister, stat: Stat) -> int | None:
                 total += register.byte_offset(end - 1) + register.size_of(end - 1) - register.byte_offset(start)
         except DatfsError:
             return None  # a damaged tree; reading will say so
-    return total if total <= stat.size else None
+    return total
 
 
 def _runs(bits: Bitfield, first: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """What a process that has a drive open offers to other programs of this machine, over Unix sockets.
 
 Beside the lock of a store in the cache: the wire protocol, by which another program becomes a peer of the owner, and
-the status. For a mount: the status, at a place that is known by the mount's device. One question and one answer a
-connection, each a JSON object on a line (docs/json.md, "The status socket").
+the status. For a mount: the status, at a place that is known by the mount's device; for a drive without a store in the
+cache, at one that is known by its discovery key. One question and one answer a connection, each a JSON object on a line
+(docs/json.md, "Status").
 
 Owns the sockets, and nothing of what is told.
 """
@@ -20,36 +21,45 @@ from typing import Any
 import trio
 
 from datfs import local_sockets
+from datfs.activity import Activity
 from datfs.drive import Drive
-from datfs.errors import DatfsError
+from datfs.errors import DatfsError, FormatError
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
 from datfs.net.swarm import Swarm
-from datfs.status import ASK, PROTOCOL, answer_to
+from datfs.sparse import SparseRegister
+from datfs.status import PROTOCOL, status
 from datfs.store import Store
+from datfs.why import why_path
 
 log = logging.getLogger(__name__)
 
+ASK = "ask"
+ALIVE, STATUS, WHY = "alive", "status", "why"
 QUESTION_MOST = 64 * 1024  # bytes
+ANSWER_MOST = 64 * 1024 * 1024
 SECONDS = 5.0  # for a question, and for an answer to be taken
+SAMPLE_SECONDS = 1.0
 AT_ONCE = 16  # questions; what is beyond waits
 
 Place = tuple[Path, str]
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
+Question = dict[str, Any]
+Answer = Callable[[Question], Awaitable[Question]]
 
 
 class LocalService:
     """For one open drive. ``swarm``: None if it uses no network; then one is made that only serves.
 
-    ``activity``: what programs do with the drive just now, as a member of the status; whoever mounts it sets it.
-    ``questions``: further ones that are answered, by name.
+    ``activity``: what programs do with the drive just now; whoever mounts it sets it. ``questions``: further ones that
+    are answered, by name.
     """
 
     def __init__(self, drive: Drive, swarm: Swarm | None, store: Store) -> None:
-        self.activity: Callable[[], dict[str, Any]] = dict
-        self.questions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        self.activity: Activity | None = None
+        self.questions: dict[str, Callable[[Question], Question]] = {}
         self._drive = drive
         self._swarm = swarm
+        self._serves_only = False
         self._store = store
         self._nursery: trio.Nursery | None = None
         self._busy = trio.CapacityLimiter(AT_ONCE)
@@ -59,6 +69,16 @@ class LocalService:
             self._listen((store.folder, PEER_NAME), self._talk)
             self._listen((store.folder, STATUS_NAME), self._answer)
 
+    @property
+    def in_cache(self) -> bool:
+        """Whether the drive is found by its store in the cache."""
+        return bool(self._listening)
+
+    def add_register(self, register: SparseRegister) -> None:
+        """Serves one more register to the programs of this machine, also if there is no network."""
+        if self._serves_only and self._swarm is not None:
+            self._swarm.add_register(register)
+
     async def run(self) -> None:
         """Serves the sockets of a store that we own until cancelled, and those of :meth:`offer_status`."""
         try:
@@ -66,7 +86,7 @@ class LocalService:
                 self._nursery = nursery
                 for _, listener, handler in self._listening:
                     nursery.start_soon(trio.serve_listeners, handler, [listener])
-                await trio.sleep_forever()
+                await sample(lambda: self.activity)
         finally:
             for place, listener, _ in self._listening:
                 listener.socket.close()
@@ -95,6 +115,7 @@ class LocalService:
     async def _talk(self, stream: trio.SocketStream) -> None:
         if self._swarm is None:
             self._swarm = Swarm()  # it looks for nobody; it only serves who comes
+            self._serves_only = True
             for register in (self._drive.metadata, self._drive.content):
                 if register is not None:
                     self._swarm.add_register(register)
@@ -103,11 +124,29 @@ class LocalService:
     async def _answer(self, stream: trio.SocketStream) -> None:
         await _answer(self._reply, self._busy, stream)
 
-    def _reply(self, asked: dict[str, Any]) -> dict[str, Any]:
-        known = self.questions.get(str(asked.get(ASK)))
-        if known is not None:
-            return known(asked)
-        return answer_to(asked, self._drive, self._swarm, self._store, self.activity())
+    async def _reply(self, asked: Question) -> Question:
+        what = str(asked.get(ASK))
+        if what == STATUS:
+            return self.status()
+        if what == WHY:
+            return await why_path(asked.get("path"), self.activity, lambda: [(self._drive, self._swarm)])
+        if what in self.questions:
+            return self.questions[what](asked)
+        raise FormatError(f"there is no question {asked.get(ASK)!r}")
+
+    def status(self) -> dict[str, Any]:
+        """What `datfs status` is told (docs/json.md)."""
+        facts = status(self._drive, self._swarm, self._store)
+        return facts | self.activity.facts() if self.activity is not None else facts
+
+
+async def sample(activity: Callable[[], Activity | None]) -> None:
+    """Lets rates be made of what is seen now and then, until cancelled."""
+    while True:
+        await trio.sleep(SAMPLE_SECONDS)
+        seen = activity()
+        if seen is not None:
+            seen.sample()
 
 
 async def serve_status(place: Place, answer: Answer) -> None:
@@ -131,35 +170,45 @@ async def serve_status(place: Place, answer: Answer) -> None:
 async def _answer(answer: Answer, busy: trio.CapacityLimiter, stream: trio.SocketStream) -> None:
     async with stream, busy:
         with trio.move_on_after(SECONDS), contextlib.suppress(trio.BrokenResourceError, OSError):
-            question = await _line(stream)
-            await stream.send_all(json.dumps(_reply(answer, question)).encode() + b"\n")
+            told = await _reply(answer, await _line(stream, QUESTION_MOST))
+            await stream.send_all(json.dumps(told).encode() + b"\n")
 
 
-def _reply(answer: Answer, question: bytes) -> dict[str, Any]:
+async def _reply(answer: Answer, question: bytes) -> Question:
     try:
         asked = json.loads(question)
         if not isinstance(asked, dict) or asked.get("protocol") != PROTOCOL:
             return {"error": f"expected an object with protocol {PROTOCOL}"}
-        return answer(asked)
-    except (ValueError, DatfsError, OSError) as error:
-        return {"error": str(error)}
+        if asked.get(ASK) == ALIVE:
+            return {"protocol": PROTOCOL}
+        return await answer(asked)
+    except (ValueError, OSError, DatfsError) as error:
+        return {"error": _said(error)}
+    except Exception:
+        # Who looks in must not take the drive away from its readers.
+        log.exception("the answer to a question about the drive failed unexpectedly")
+        return {"error": "the answer failed; the log of the process has more"}
 
 
-async def ask(place: Place, what: str, **more: Any) -> dict[str, Any]:
+def _said(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+async def ask(place: Place, what: str, *, seconds: float = SECONDS, **more: Any) -> dict[str, Any]:
     """The answer of the process that listens at a place.
 
     Raises OSError, trio.TooSlowError or trio.BrokenResourceError if nobody answers, ValueError for nonsense.
     """
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(seconds):
         async with await local_sockets.connect(*place) as stream:
             await stream.send_all(json.dumps({"protocol": PROTOCOL, ASK: what, **more}).encode() + b"\n")
-            answer = json.loads(await _line(stream, 1 << 30))
+            answer = json.loads(await _line(stream, ANSWER_MOST))
     if not isinstance(answer, dict):
         raise ValueError("the answer is no object")
     return answer
 
 
-async def _line(stream: trio.SocketStream, most: int = QUESTION_MOST) -> bytes:
+async def _line(stream: trio.SocketStream, most: int) -> bytes:
     """What comes before the end of the line, or of the stream."""
     received = bytearray()
     while len(received) < most and not received.endswith(b"\n"):

@@ -1,7 +1,8 @@
 """Unix sockets by which programs of this machine reach the process that has a drive open (docs/design.md, "One store").
 
 Owns where they are and how they are made; what is said over them is :mod:`datfs.local_service`'s. Two kinds of places:
-the folder of a store, beside its lock, and for mounts the person's runtime folder, by the number of the device.
+the folder of a store, beside its lock; and the person's runtime folder, for mounts by the number of their device, for
+drives without a store in the cache by their discovery key.
 """
 
 from __future__ import annotations
@@ -37,9 +38,51 @@ def runtime_dir() -> Path:
     return usual / "datfs" if usual.is_dir() else Path(tempfile.gettempdir(), f"datfs-{uid}")
 
 
+def known_dirs() -> list[Path]:
+    """Where sockets of ours may be, the usual place first: a process that began at boot or with sudo may lack the
+    variable that we have, or the reverse. Folders of others are left out.
+    """
+    uid = os.geteuid()
+    places = [runtime_dir(), Path(f"/run/user/{uid}/datfs"), Path(tempfile.gettempdir(), f"datfs-{uid}")]
+    if uid == 0:
+        places.append(Path("/run/datfs"))
+    return [place for place in dict.fromkeys(places) if _is_ours(place)]
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        info = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
 def mount_socket(device: tuple[int, int]) -> tuple[Path, str]:
     """The folder and the name of a mount's status socket. ``device``: major and minor number of the mount."""
     return runtime_dir(), f"mount-{device[0]}-{device[1]}.sock"
+
+
+def drive_socket(discovery_key: bytes) -> tuple[Path, str]:
+    """The same for a drive that this process has open without a store in the cache."""
+    return runtime_dir(), f"{_drive_prefix(discovery_key)}{os.getpid()}.sock"
+
+
+def drive_sockets(discovery_key: bytes | None = None) -> list[tuple[Path, str]]:
+    """All such of processes that live; of one drive, or of all."""
+    prefix = "drive-" if discovery_key is None else _drive_prefix(discovery_key)
+    found = []
+    for folder in known_dirs():
+        for path in sorted(folder.glob(f"{prefix}*.sock")):
+            pid = path.stem.rpartition("-")[2]
+            if Path("/proc", pid).exists():
+                found.append((folder, path.name))
+            else:
+                remove(folder, path.name)  # left behind by a process that was killed
+    return found
+
+
+def _drive_prefix(discovery_key: bytes) -> str:
+    return f"drive-{discovery_key.hex()[:32]}-"
 
 
 @contextlib.contextmanager
@@ -55,8 +98,7 @@ def _short(folder: Path) -> Iterator[str]:
 def make_private(folder: Path) -> None:
     """Makes a folder that only we can enter. Raises OSError, also for one that others can change."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+    if not _is_ours(folder):
         raise PermissionError(f"{folder} is not ours alone: no socket is made there")
 
 

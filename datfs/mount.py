@@ -7,26 +7,25 @@ The only module that knows both :mod:`datfs.client` and :mod:`datfs.fuse_mount`.
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from datfs import local_sockets, mountpoints
-from datfs.activity import FileActivity
+from datfs import mountpoints
 from datfs.client import Notice, OpenDrive, Options, open_drive
 from datfs.drive_root import DriveRoot, RootTree
 from datfs.errors import MountError, NotADirectory, TimedOut
 from datfs.link import Link
 from datfs.metadata import path_of
 from datfs.mount_options import MountOptions
+from datfs.mount_status import Serving, offer_status
 from datfs.net.discovery.names import NamedLink
-from datfs.status import status
+from datfs.status_text import statuses_text
 from datfs.store import cached_keys, default_cache_dir
 from datfs.time_travel import with_past
 from datfs.vfs import FileTree, Kind, Update
@@ -91,58 +90,11 @@ async def run(
             mount_options,
             ready=lambda: ready(opened),
             on_signal=opened.drive.close,
-            status_of=lambda: status(opened.drive, opened.swarm, opened.store) | opened.local.activity(),
-            began=partial(_offer_status, opened, mountpoint),
+            status_of=opened.local.status,
+            began=partial(offer_status, opened.local, mountpoint),
             before_unmount=opened.shut_down,
             follow=partial(shown.follow, pinned=pinned) if follows else None,
         )
-
-
-class Serving(Protocol):
-    """What the status needs of who answers the kernel."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait."""
-        ...
-
-    @property
-    def open_handles(self) -> int:
-        """Files and directories that are open."""
-        ...
-
-    def activity(self) -> list[FileActivity]:
-        """Open files that are not here whole."""
-        ...
-
-
-def _offer_status(opened: OpenDrive | DriveRoot, mountpoint: str, operations: Serving, device: tuple[int, int]) -> None:
-    """Lets `datfs status` and `datfs why` ask about the mount, by its device and by the drive."""
-    point = mountpoints.resolve(mountpoint)
-
-    def activity() -> dict[str, Any]:
-        files = operations.activity()
-        return {
-            "mountpoint": point,
-            "open_handles": operations.open_handles,
-            "requests_waiting": operations.waiting,
-            "files": [_file_activity(file) for file in files],
-        }
-
-    offering = opened.local if isinstance(opened, OpenDrive) else opened
-    offering.activity = activity
-    offering.offer_status(local_sockets.mount_socket(device))
-
-
-def _file_activity(file: FileActivity) -> dict[str, Any]:
-    return {
-        "path": "/" + b"/".join(file.entry.path).decode("utf-8", "surrogateescape"),
-        "size": file.entry.size,
-        "chunks": int(file.facts.get(b"user.dat.chunks", b"0")),
-        "chunks_held": int(file.facts.get(b"user.dat.chunks_held", b"0")),
-        "handles": file.handles,
-        "reads": [{"offset": read.offset, "size": read.size, "seconds": round(read.seconds, 3)} for read in file.reads],
-    }
 
 
 async def run_root(
@@ -171,7 +123,7 @@ async def run_root(
             ready=ready,
             on_signal=drives.let_readers_go,
             status_of=drives.status,
-            began=partial(_offer_status, drives, mountpoint),
+            began=partial(offer_status, drives, mountpoint),
             before_unmount=drives.shut_down,
             follow=drives.follow,
         )
@@ -231,7 +183,7 @@ async def _signals(
         task_status.started()
         async for number in signals:
             if number == signal.SIGUSR1:
-                log.warning("status: %s", json.dumps(status_of()))
+                log.warning("status\n%s", statuses_text(status_of()))
                 continue
             on_signal()  # readers that wait are answered before anything is cancelled
             stop.set()

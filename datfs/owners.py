@@ -6,6 +6,8 @@ By a store in the cache, or by a mount. Everything here ends within seconds, als
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from typing import Any
 import trio
 
 from datfs import local_sockets, mountpoints
-from datfs.link import Link
-from datfs.local_service import Place, ask
+from datfs.link import discovery_key
+from datfs.local_service import STATUS, Place, ask
 from datfs.local_sockets import STATUS_NAME
 from datfs.mountpoints import Mount
 from datfs.store import cache_folder
@@ -23,6 +25,8 @@ FAILURES = (OSError, trio.TooSlowError, trio.BrokenResourceError, ValueError)
 """What :func:`datfs.local_service.ask` raises when nobody answers."""
 
 PROBE_SECONDS = 2.0
+MOUNT_MEMBERS = ("mountpoint", "open_handles", "requests_waiting")
+LINKS_MOST = 40  # as the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,41 +41,66 @@ class MountFacts:
     status: dict[str, Any] | None
 
 
-def place_of_link(link: Link, cache_dir: Path) -> Place:
-    """Where the owner of a drive in the cache answers."""
-    return cache_folder(link.key, cache_dir), STATUS_NAME
+def places_of_drive(key: bytes, cache_dir: Path) -> list[Place]:
+    """Where processes may answer that have a drive open: the owner of its store first."""
+    return [(cache_folder(key, cache_dir), STATUS_NAME), *local_sockets.drive_sockets(discovery_key(key))]
 
 
-def mount_of(path: Path) -> Mount | None:
-    """The mount of ours that a path is on, without touching the path's end, which may hang."""
-    absolute = os.path.abspath(path)
-    own = mountpoints.resolve(absolute)
-    for candidate in (own, absolute):
-        at = candidate
-        while True:
-            mount = mountpoints.mount_at(at)
-            if mount is not None:
-                return mount if mount.type == mountpoints.OUR_TYPE else None
-            if at == "/":
-                break
+def mount_of(path: Path) -> tuple[Mount, str] | None:
+    """The mount of ours that a path is on, and the path below it; None if it is on none.
+
+    Symlinks are followed, but nothing on the mount itself is touched: it may hang.
+    """
+    points = {mount.point: mount for mount in mountpoints.mounts()}
+    parts = deque(os.path.join(os.getcwd(), path).split("/"))
+    at, links = "/", 0
+    while parts:
+        part = parts.popleft()
+        if part in ("", "."):
+            continue
+        if part == "..":
             at = os.path.dirname(at)
+            continue
+        at = os.path.join(at, part)
+        mount = points.get(at)
+        if mount is not None and mount.type == mountpoints.OUR_TYPE:
+            rest = os.path.normpath("/" + "/".join(parts)).lstrip("/")
+            return mount, rest
+        try:
+            target = os.readlink(at)
+        except OSError:
+            continue
+        links += 1
+        if links > LINKS_MOST:
+            return None
+        at = "/" if target.startswith("/") else os.path.dirname(at)
+        parts.extendleft(reversed(target.split("/")))
     return None
 
 
 def place_of_mount(mount: Mount) -> Place:
     """Where the process of a mount answers."""
-    return local_sockets.mount_socket(mount.device)
+    usual, name = local_sockets.mount_socket(mount.device)
+    for folder in local_sockets.known_dirs():
+        if (folder / name).exists():
+            return folder, name
+    return usual, name
 
 
-async def all_statuses(cache_dir: Path) -> list[dict[str, Any]]:
-    """What every process tells that has a drive open: owners of stores in the cache, and our mounts."""
-    places = [place_of_mount(mount) for mount in _ours()] + _stores(cache_dir)
+async def all_statuses(cache_dir: Path, notice: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What every process tells that has a drive open: our mounts, owners of stores in the cache, and others.
+
+    ``notice`` is told of those that hang.
+    """
+    places = [place_of_mount(mount) for mount in _ours()] + _stores(cache_dir) + local_sockets.drive_sockets()
     answers: dict[tuple[int, str], dict[str, Any]] = {}
     found: list[dict[str, Any] | None] = [None] * len(places)
 
     async def one(number: int) -> None:
         try:
-            found[number] = await ask(places[number], "status")
+            found[number] = await ask(places[number], STATUS)
+        except trio.TooSlowError:
+            notice(f"the process behind {Path(*places[number])} does not answer")
         except FAILURES:
             found[number] = None
 
@@ -86,9 +115,14 @@ async def all_statuses(cache_dir: Path) -> list[dict[str, Any]]:
 
 
 def drives_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The statuses of the drives in an answer, which is one, or that of a mount of all drives."""
-    drives: list[dict[str, Any]] = answer.get("drives", [answer])
-    return drives
+    """The statuses of the drives in an answer: one; or for a mount of all drives those, each with its own files."""
+    if "drives" not in answer:
+        return [answer]
+    place = {name: answer[name] for name in MOUNT_MEMBERS if name in answer}
+    return [
+        drive | place | {"files": [file for file in answer.get("files", ()) if file["link"] == drive["link"]]}
+        for drive in answer["drives"]
+    ]
 
 
 async def all_mounts() -> list[MountFacts]:
@@ -107,7 +141,8 @@ async def all_mounts() -> list[MountFacts]:
 
 async def _facts(mount: Mount) -> MountFacts:
     try:
-        return MountFacts(mount, "alive", await ask(place_of_mount(mount), "status"))
+        told = await ask(place_of_mount(mount), STATUS)
+        return MountFacts(mount, "alive", told if "error" not in told else None)
     except FAILURES:
         pass
     state = "hung"
@@ -120,8 +155,7 @@ async def _facts(mount: Mount) -> MountFacts:
 
 def _stores(cache_dir: Path) -> list[Place]:
     """The stores in the cache whose owner answers, or was killed."""
-    folders = sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []
-    return [(folder, STATUS_NAME) for folder in folders if (folder / STATUS_NAME).exists()]
+    return [(path.parent, path.name) for path in sorted(cache_dir.glob(f"*/{STATUS_NAME}"))]
 
 
 def _ours() -> list[Mount]:

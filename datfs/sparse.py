@@ -424,9 +424,10 @@ class SparseRegister:
         """Whether a chunk that a reader waits for has not been asked for yet."""
         return bool(self._open[Urgency.NOW])
 
-    def is_needed(self, index: int) -> bool:
-        """Whether a reader needs the chunk now, though he may wait for another one first."""
-        return index in self._levels[Urgency.NOW]
+    @property
+    def needed(self) -> list[int]:
+        """The chunks that readers need now, though they may wait for others first; ascending, none of them here."""
+        return sorted(index for index in self._levels[Urgency.NOW] if not self.register.has(index))
 
     @property
     def all_asked(self) -> bool:

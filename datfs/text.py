@@ -1,4 +1,4 @@
-"""Names and sizes for people: nothing a drive or a peer says reaches a terminal or a log unescaped."""
+"""Names, numbers and sizes for people: nothing a drive or a peer says reaches a terminal or a log unescaped."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def show_size(size: int) -> str:
         if value < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} PiB"
+
+
+def text_of(name: bytes) -> str:
+    """A name for JSON: UTF-8, other bytes as lone surrogates, which Python's ``surrogateescape`` turns back."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """``1 chunk``, ``2 chunks``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def ranges_text(ranges: Sequence[tuple[int, int]]) -> str:
+    """``0-9, 12, 14-20`` for ranges ``(first, stop)``; ``none`` if there are none."""
+    return ", ".join(str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in ranges) or "none"
 
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}

@@ -45,6 +45,7 @@ PURE = {
     "datfs.net.upload",
     "datfs.path_index",
     "datfs.text",
+    "datfs.transfers",
     "datfs.varint",
     "datfs.vfs",
 }

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ import pytest
 import trio
 
 import datfs
-from datfs import local_sockets
+from datfs import local_sockets, store_choice, why
+from datfs.activity import Activity, Located
 from datfs.client import OpenDrive
-from datfs.errors import NoPeers, TimedOut
+from datfs.drive import Drive, DriveTree
+from datfs.errors import DatfsError, NoPeers, NotFound, TimedOut
 from datfs.local_service import QUESTION_MOST, LocalService, ask
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
-from datfs.store import cache_folder
+from datfs.register import Register
+from datfs.sparse import NoSource, SparseRegister
+from datfs.status_text import why_text
+from datfs.store import cache_folder, cache_store
 from datfs.vfs import Kind
 from tests.test_client import LINK, sharing
 from tests.vector_drives import DRIVES, SIMPLE_KEY, read, walk
@@ -117,6 +122,80 @@ async def test_an_owner_that_goes_away(filled: Path) -> None:
             assert await read(tree, hello) == b"hello world\n"
 
 
+async def test_an_owner_that_goes_away_while_there_are_other_peers(filled: Path) -> None:
+    """They are asked from then on."""
+    async with sharing() as (address, _):
+        async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as first:
+            expected = await read_all(first)
+            async with second(filled, peers=[address]) as opened:
+                tree = await opened.drive.checkout()
+                assert await read(tree, await tree.find((b"hello.txt",))) == b"hello world\n"
+                await first.shut_down()
+                with trio.fail_after(10):
+                    assert await read_all(opened) == expected
+
+
+async def test_an_owner_that_hangs(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and says nothing, as one that was stopped: the others show what it has written."""
+    monkeypatch.setattr(store_choice, "ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(store_choice, "COMING_SECONDS", 0.1)
+    folder = cache_folder(KEY, filled)
+    told: list[str] = []
+    with ExitStack() as stack:
+        stack.enter_context(cache_store(KEY, filled))
+        for name in (PEER_NAME, STATUS_NAME):
+            stack.enter_context(closing(local_sockets.listen(folder, name).socket))
+        options = datfs.Options(cache_dir=filled, share_locked=True, offline=True)
+        async with datfs.open_drive(LINK, options, notice=told.append) as opened:
+            assert (await read_all(opened))["/hello.txt"] == b"hello world\n"
+    assert "does not answer; showing what it has written" in told[0]
+
+
+async def test_an_owner_that_ends_just_now(filled: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """The lock without a socket is waited for, and then the store is ours."""
+    with ExitStack() as stack:
+        stack.enter_context(cache_store(KEY, filled))
+        async with trio.open_nursery() as nursery:
+
+            async def end() -> None:
+                await trio.sleep(0.5)
+                stack.close()
+
+            nursery.start_soon(end)
+            async with second(filled, offline=True) as opened:
+                assert opened.store.folder is not None
+                assert not opened.store.read_only
+
+
+async def test_content_that_becomes_known_while_somebody_looks_in(filled: Path) -> None:
+    """An owner without network whose header is not read yet serves the files from when it is."""
+    with ExitStack() as stack:
+        store = stack.enter_context(cache_store(KEY, filled))
+        metadata, content = (
+            SparseRegister(Register.open(store.open_storage, prefix=f"{name}."), NoSource("offline"), name=name)
+            for name in ("metadata", "content")
+        )
+        stack.callback(metadata.register.close)
+        stack.callback(content.register.close)
+
+        def open_content(key: bytes) -> SparseRegister:
+            assert key == content.register.key
+            service.add_register(content)
+            return content
+
+        drive = Drive(metadata, open_content)
+        service = LocalService(drive, None, store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            async with second(filled, offline=True) as opened:
+                assert drive.content is None
+                tree = await opened.drive.checkout()
+                await drive.load_header()
+                with trio.fail_after(10):
+                    assert await read(tree, await tree.find((b"hello.txt",))) == b"hello world\n"
+            nursery.cancel_scope.cancel()
+
+
 async def test_an_owner_that_does_not_answer(filled: Path) -> None:
     """Without its socket the others show what it has written."""
     folder = cache_folder(KEY, filled)
@@ -130,12 +209,12 @@ async def test_an_owner_that_does_not_answer(filled: Path) -> None:
     assert "does not answer" in told[0]
 
 
-async def test_sockets_are_private_and_temporary(filled: Path) -> None:
+async def test_sockets_are_private_and_temporary(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else can connect; those of a process that was killed are replaced; nothing is left at the end."""
     folder = cache_folder(KEY, filled)
     for name in (PEER_NAME, STATUS_NAME):
         with socket.socket(socket.AF_UNIX) as dead:
-            os.chdir(folder)
+            monkeypatch.chdir(folder)
             dead.bind(name)
     async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
         for name in (PEER_NAME, STATUS_NAME):
@@ -168,13 +247,32 @@ async def test_the_status_of_a_drive(filled: Path) -> None:
     async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)):
         facts = await ask(place, "status")
         assert (facts["link"], facts["version"], facts["pid"]) == (LINK, 5, os.getpid())
-        assert facts["registers"]["metadata"] == {"length": 6, "held": 6, "bytes": 320, "claimed": None}
-        assert facts["registers"]["content"]["held"] == 7
+        assert facts["registers"]["metadata"] == {
+            "length": 6,
+            "held": 6,
+            "bytes": 320,
+            "bytes_held": 320,
+            "claimed": None,
+        }
+        content = facts["registers"]["content"]
+        assert (content["held"], content["bytes_held"]) == (7, content["bytes"])
         assert facts["peers"] == []
         assert facts["network"] is False
         async with second(filled, offline=True):
             (peer,) = (await ask(place, "status"))["peers"]
             assert (peer["address"], peer["direction"]) == ("a program of this machine", "in")
+
+
+def mounted_at(tree: DriveTree, opened: OpenDrive) -> None:
+    """What a mount tells its drive's service: where its paths are."""
+
+    async def locate(path: bytes) -> Located:
+        entry = await tree.find(tuple(path.split(b"/")))
+        facts = tree.facts(entry)
+        first = int(facts[b"user.dat.chunk_first"])
+        return Located(KEY, (first, first + int(facts[b"user.dat.chunks"])))
+
+    opened.local.activity = Activity(dict, lambda: None, locate)
 
 
 async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
@@ -184,20 +282,68 @@ async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
         async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path)) as opened:
             tree = await opened.drive.checkout()
             await read(tree, await tree.find((b"hello.txt",)))
-            found = await ask(place, "why", chunks=[0, 7])
-            missing = found["missing"]
-            assert sum(stop - first for first, stop in missing) == 6
+            mounted_at(tree, opened)
+            assert (await ask(place, "why", path="hello.txt"))["missing"] == []
+            found = await ask(place, "why", path="big.bin")
+            missing: list[list[int]] = found["missing"]
+            assert (found["register"], found["chunks"], found["missing_chunks"]) == ("content", 3, 3)
+            assert sum(stop - first for first, stop in missing) == 3
             (peer,) = found["peers"]
             assert (peer["address"], peer["has"], peer["asked_for"]) == (f"127.0.0.1:{address[1]}", missing, [])
-            assert found["hopeless"] is None
+            assert not found["hopeless"]
+            assert "no such" in (await ask(place, "why", path="no such"))["error"]
             await served.shut_down()
             with trio.fail_after(10):
-                found = await ask(place, "why", chunks=[0, 7])
-                while found["hopeless"] is None:
-                    await trio.testing.wait_all_tasks_blocked()
-                    found = await ask(place, "why", chunks=[0, 7])
+                while not found["hopeless"]:
+                    found = await ask(place, "why", path="big.bin")
             assert "Connection refused" in found["hopeless"]
             assert found["not_connected"][0]["address"] == f"127.0.0.1:{address[1]}"
+
+
+async def test_why_a_lookup_does_not_end(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunks of the metadata that it waits for are told, and the question itself ends."""
+    monkeypatch.setattr(why, "LOOKUP_SECONDS", 0.2)
+    place = cache_folder(KEY, filled), STATUS_NAME
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as opened:
+        opened.drive.metadata.register.clear(3, 4)
+        opened.drive.metadata.source = Silent()
+
+        async def locate(path: bytes) -> Located:
+            await opened.drive.metadata.ensure((3,))
+            raise AssertionError(path)
+
+        opened.local.activity = Activity(dict, lambda: None, locate)
+        found = await ask(place, "why", path="docs")
+        assert (found["register"], found["missing"], found["readers_wait_for"]) == ("metadata", [[3, 4]], [[3, 4]])
+        assert "waits for metadata: chunk 3" in why_text("docs", found)
+        assert not opened.drive.metadata.needed
+
+
+class Silent(NoSource):
+    """Somebody who has told nothing, and may yet."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def hopeless(self, register: SparseRegister) -> DatfsError | None:
+        """There is hope."""
+        return None
+
+
+async def nowhere(path: bytes) -> Located:
+    """No path is anywhere."""
+    raise NotFound(f"no {path!r}")
+
+
+async def test_a_mistake_in_an_answer_is_not_the_drives(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who asked is told, the log has the traceback, and the drive goes on."""
+    place = cache_folder(KEY, filled), STATUS_NAME
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as opened:
+        opened.local.activity = Activity(lambda: {"x": 1 // 0}, lambda: None, nowhere)
+        assert "the log" in (await ask(place, "status"))["error"]
+        opened.local.activity = None
+        assert (await ask(place, "status"))["version"] == 5
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -207,8 +353,9 @@ async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
         (b"[]\n", "protocol 1"),
         (b'{"protocol": 2, "ask": "status"}\n', "protocol 1"),
         (b'{"protocol": 1}\n', "no question None"),
-        (b'{"protocol": 1, "ask": "why"}\n', "needs chunks"),
-        (b'{"protocol": 1, "ask": "why", "chunks": ["a", "b"]}\n', "needs chunks"),
+        (b'{"protocol": 1, "ask": "why"}\n', "needs a path"),
+        (b'{"protocol": 1, "ask": "why", "path": ["a", "b"]}\n', "needs a path"),
+        (b'{"protocol": 1, "ask": "why", "path": "/a"}\n', "not mounted"),
         (b"\xff\xfe\n", "codec"),
         (b"x" * (QUESTION_MOST + 70_000), "Expecting value"),
     ],

@@ -278,6 +278,8 @@ def _serve(
 
     def ready(opened: OpenDrive) -> None:
         status.stop()
+        if opened.store.folder is None and not options.memory:
+            notice("another process has the drive in the cache: what it lends is kept in memory only")
         readiness.ready(f"version {opened.drive.version} of dat://{opened.drive.key.hex()} on {directory}")
         if detached is not None:
             detached()

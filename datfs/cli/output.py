@@ -13,15 +13,13 @@ from typing import Any
 
 import click
 
+from datfs.text import count as count
+from datfs.text import ranges_text as ranges_text
 from datfs.text import show
+from datfs.text import text_of as text_of
 from datfs.vfs import Entry, Kind
 
 BYTES_SHOWN = 256  # longer ones are told by length and SHA-256
-
-
-def text_of(name: bytes) -> str:
-    """A name for JSON: UTF-8, other bytes as lone surrogates, which Python's ``surrogateescape`` turns back."""
-    return name.decode("utf-8", "surrogateescape")
 
 
 def path_text(path: Sequence[bytes]) -> str:
@@ -62,11 +60,6 @@ def colours() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
-    """``1 chunk``, ``2 chunks``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def entry_facts(entry: Entry) -> dict[str, Any]:
     """An entry as JSON has it."""
     return {
@@ -87,8 +80,3 @@ def mode_text(entry: Entry) -> str:
 def time_text(ns: int) -> str:
     """Local time to the minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(ns // 1_000_000_000))
-
-
-def ranges_text(ranges: Sequence[tuple[int, int]]) -> str:
-    """``0-9, 12, 14-20`` for ranges ``(first, stop)``; ``none`` if there are none."""
-    return ", ".join(str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in ranges) or "none"

@@ -34,7 +34,8 @@ from datfs.folder.committing import Report, WorkingFolder
 from datfs.folder.compare import LeftOut
 from datfs.folder.watching import FolderWatch, Stopped, Until
 from datfs.folder_growth import FolderGrowth
-from datfs.link import Link
+from datfs.link import Link, discovery_key
+from datfs.local_sockets import drive_socket
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
 from datfs.net.swarm import Swarm
@@ -81,6 +82,8 @@ def share(
     async def run(working: WorkingFolder | None = None, imported: Report | None = None) -> None:
         async with open_drive(link, options, notice=notice) as opened:
             assert opened.swarm is not None
+            if not opened.local.in_cache:
+                opened.local.offer_status(drive_socket(discovery_key(opened.drive.key)))
             where = list(opened.swarm.listening)
             if as_json:
                 print_json({"link": f"dat://{opened.drive.key.hex()}", "listening": where})

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from datfs import owners
-from datfs.cli.options import TargetType, json_option
+from datfs import local_sockets, owners
+from datfs.cli.folder_status import show_folder_status
+from datfs.cli.options import TargetType, json_option, notice
 from datfs.cli.output import count, print_json
-from datfs.cli.status_text import peers_text, status_text, why_text
-from datfs.errors import NotADrive, NotFound
+from datfs.errors import NotADrive, NotFound, StoreLocked
+from datfs.folder.place import drive_folder
 from datfs.link import Link, discovery_key
 from datfs.local import open_local
-from datfs.local_service import Place, ask
-from datfs.store import default_cache_dir, folder_store
+from datfs.local_service import STATUS, WHY, ask
+from datfs.mountpoints import Mount
+from datfs.status import PROTOCOL, register_facts
+from datfs.status_text import peers_text, status_text, why_text
+from datfs.store import cache_folder, default_cache_dir, owner_of
 from datfs.text import show
 
 INTERVAL = 1.0
 Facts = dict[str, Any]
+Target = Link | Path | None
 
 cache_option = click.option("--cache-dir", type=click.Path(path_type=Path), help="Where fetched chunks are kept.")
 
@@ -50,14 +56,50 @@ class PlaceType(TargetType):
 @click.option("--watch", is_flag=True, help="Go on telling, once a second, until stopped.")
 @json_option
 @cache_option
-def status(target: Link | Path | None, watch: bool, as_json: bool, cache_dir: Path | None) -> None:
+def status(target: Target, watch: bool, as_json: bool, cache_dir: Path | None) -> None:
     """Tell what a drive that is open here does: versions, chunks, peers, wants, and reads that wait.
 
-    Of a LINK, of what is mounted at DIR, or of every drive that is open. In a folder that holds a drive of yours: what
-    would be committed.
+    Of a LINK, of what is mounted at DIR, or of every drive that is open. Of a folder with a drive, the current one too:
+    what would be committed, and what the process does that shares it.
     """
     get = partial(_statuses, target, cache_dir or default_cache_dir())
-    _tell(get, status_text, watch, as_json)
+    folder = None if watch else _working_folder(target)
+    if folder is None:
+        _tell(get, _texts(status_text), watch, as_json)
+        return
+    try:
+        show_folder_status(folder, as_json)
+    except NotADrive:  # there is one, but its files are not in the folder
+        _tell(get, _texts(status_text), watch, as_json)
+        return
+    found = trio.run(_folder_statuses, folder)
+    if found:
+        if not as_json:
+            print()
+        _print(found, _texts(status_text), as_json)
+
+
+def _working_folder(target: Target) -> Path | None:
+    """The folder with a drive that is meant: the one named, or the one that we are in; not one on a mount."""
+    folder = Path() if target is None else target
+    if not isinstance(folder, Path) or owners.mount_of(folder) is not None:
+        return None
+    try:
+        return drive_folder(folder)
+    except NotADrive:
+        return None
+
+
+async def _folder_statuses(folder: Path) -> list[Facts]:
+    """What a process tells that has the drive in a folder open; nothing if none has."""
+    for place in local_sockets.drive_sockets(discovery_key(_key_in(folder))):
+        with suppress(*owners.FAILURES):
+            return [await ask(place, STATUS)]
+    return []
+
+
+def _texts(text_of: Callable[[Facts], str]) -> Callable[[list[Facts]], str]:
+    return lambda found: "\n\n".join(map(text_of, found)) or "no drive is open here"
 
 
 @click.command()
@@ -65,7 +107,7 @@ def status(target: Link | Path | None, watch: bool, as_json: bool, cache_dir: Pa
 @click.option("--watch", is_flag=True, help="Go on telling, once a second, until stopped.")
 @json_option
 @cache_option
-def peers(target: Link | Path | None, watch: bool, as_json: bool, cache_dir: Path | None) -> None:
+def peers(target: Target, watch: bool, as_json: bool, cache_dir: Path | None) -> None:
     """Tell the peers of drives that are open here: address, source, rates, what they hold, the last error."""
 
     async def get() -> list[Facts]:
@@ -75,22 +117,10 @@ def peers(target: Link | Path | None, watch: bool, as_json: bool, cache_dir: Pat
             for peer in facts["peers"]
         ]
 
-    _tell(get, None, watch, as_json, whole=peers_text)
+    _tell(get, peers_text, watch, as_json)
 
 
-def _tell(
-    get: Callable[[], Any],
-    text_of: Callable[[Facts], str] | None,
-    watch: bool,
-    as_json: bool,
-    whole: Callable[[list[Facts]], str] | None = None,
-) -> None:
-    def shown(found: list[Facts]) -> str:
-        if whole is not None:
-            return whole(found)
-        assert text_of is not None
-        return "\n\n".join(map(text_of, found)) or "no drive is open here"
-
+def _tell(get: Callable[[], Any], shown: Callable[[list[Facts]], str], watch: bool, as_json: bool) -> None:
     async def run() -> None:
         console = Console(soft_wrap=True)
         if not watch:
@@ -122,102 +152,89 @@ def _print(found: list[Facts], shown: Callable[[list[Facts]], str], as_json: boo
     sys.stdout.flush()
 
 
-async def _statuses(target: Link | Path | None, cache_dir: Path) -> list[Facts]:
-    """What is told of the target, or of all. Raises NotADrive, NotFound."""
+async def _statuses(target: Target, cache_dir: Path) -> list[Facts]:
+    """What is told of the target, or of all. Raises NotADrive, StoreLocked."""
     if target is None:
-        return await owners.all_statuses(cache_dir)
-    place, link = _place(target, cache_dir)
+        return await owners.all_statuses(cache_dir, notice)
+    if isinstance(target, Path):
+        found = owners.mount_of(target)
+        if found is not None:
+            return owners.drives_of(await _ask_mount(found[0], STATUS))
+    key = target.key if isinstance(target, Link) else _key_in(target)
+    for place in owners.places_of_drive(key, cache_dir):
+        try:
+            return owners.drives_of(await ask(place, STATUS))
+        except owners.FAILURES:
+            continue
+    if isinstance(target, Path):
+        raise NotADrive(
+            f"{target}: no process has the drive in this folder open; datfs info {target} tells what is in it"
+        )
+    return [_at_rest(target, cache_dir)]
+
+
+def _key_in(folder: Path) -> bytes:
+    """The key of the drive in a folder. Raises NotADrive, BadLink."""
+    with open_local(folder, default_cache_dir()) as local:
+        if "metadata" not in local.registers:
+            raise next(iter(local.failures.values()), NotADrive(f"{folder} holds no drive"))
+        return local.registers["metadata"].key
+
+
+async def _ask_mount(mount: Mount, what: str, **more: Any) -> Facts:
+    """The answer of the process that serves a mount. Raises NotADrive."""
     try:
-        return owners.drives_of(await ask(place, "status"))
+        return await ask(owners.place_of_mount(mount), what, **more)
+    except trio.TooSlowError:
+        why_not = f"it hangs; datfs umount {mount.point} ends it"
     except owners.FAILURES:
-        if link is None:
-            raise NotADrive(
-                f"the process that serves {target} does not answer: it has ended, or another user has mounted it"
-            ) from None
-    return [_at_rest(link, cache_dir)]
-
-
-def _place(target: Link | Path, cache_dir: Path) -> tuple[Place, Link | None]:
-    """Whom to ask, and the drive to look at if nobody answers."""
-    if isinstance(target, Link):
-        return owners.place_of_link(target, cache_dir), target
-    mount = owners.mount_of(target)
-    if mount is not None:
-        return owners.place_of_mount(mount), None
-    folder = folder_store(target).folder
-    assert folder is not None
-    raise NotADrive(f"{target}: no process has the drive in this folder open; datfs info {target} tells what is in it")
+        why_not = "it has ended, or another user has mounted it; datfs mounts tells"
+    raise NotADrive(f"the process that serves {mount.point} does not answer: {why_not}")
 
 
 def _at_rest(link: Link, cache_dir: Path) -> Facts:
-    """The status of a drive in the cache that no process has open. Raises NotADrive."""
+    """The status of a drive in the cache of which nobody tells anything. Raises NotADrive, StoreLocked."""
+    owner = owner_of(cache_folder(link.key, cache_dir))
+    if owner is not None:
+        raise StoreLocked(f"process {owner or '(unknown)'} has the drive open, and does not answer", owner)
     with open_local(link, cache_dir) as local:
-        registers = {
-            name: {
-                "length": register.length,
-                "held": register.data_bits.count(0, register.length),
-                "bytes": register.byte_length,
-                "claimed": None,
-            }
-            for name, register in local.registers.items()
-        }
+        metadata = local.registers.get("metadata")
         return {
+            "protocol": PROTOCOL,
             "pid": None,
             "link": f"dat://{link.key.hex()}",
             "discovery_key": discovery_key(link.key).hex(),
-            "version": max(0, local.registers["metadata"].length - 1) if "metadata" in local.registers else 0,
+            "version": max(0, metadata.length - 1) if metadata is not None else 0,
             "store": str(local.folder),
-            "registers": registers,
+            "registers": {name: register_facts(register) for name, register in local.registers.items()},
             "peers": [],
         }
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)  # click.Path would look at it, and the mount may hang
 @json_option
 def why(path: Path, as_json: bool) -> None:
-    """Tell why a file on a mount does not come: which chunks are missing, who has them, who was asked, what failed."""
+    """Tell why a file on a mount does not come: which chunks are missing, who has them, who was asked, what failed.
 
-    whole = os.path.abspath(path)
+    Of a directory, or of a path that cannot be looked up: what of the drive's metadata is waited for.
+    """
+
+    whole, shown = os.path.abspath(path), show(os.fsencode(path))
 
     async def run() -> None:
         mount = owners.mount_of(path)
         if mount is None:
-            raise NotADrive(f"{path} is not on a mount of datfs; datfs mounts lists them")
-        key, chunks = await _chunks_of(path)
-        try:
-            found = await ask(owners.place_of_mount(mount), "why", chunks=chunks, key=key)
-        except owners.FAILURES:
-            raise NotADrive(f"the process that serves {mount.point} does not answer: has it ended?") from None
+            raise NotADrive(f"{shown} is not on a mount of datfs; datfs mounts lists them")
+        found = await _ask_mount(mount[0], WHY, path=mount[1])
         if "error" in found:
-            raise NotFound(str(found["error"]))
+            raise NotFound(f"{shown}: {found['error']}")
         if as_json:
             print_json({"path": whole} | found)
         else:
-            print(why_text(show(os.fsencode(path)), found))
+            print(why_text(shown, found))
 
     trio.run(run)
-
-
-async def _chunks_of(path: Path) -> tuple[str, list[int]]:
-    """The drive's key and the chunks of a file as its mount tells. Raises NotFound, OSError."""
-
-    def read() -> tuple[str, list[int]]:
-        try:
-            first = int(os.getxattr(path, "user.dat.chunk_first"))
-            chunks = [first, first + int(os.getxattr(path, "user.dat.chunks"))]
-            return os.getxattr(path, "user.dat.key").decode(), chunks
-        except FileNotFoundError:
-            raise NotFound(f"there is no {show(os.fsencode(path))}") from None
-        except OSError as error:
-            if path.is_dir():
-                raise NotFound(f"{show(os.fsencode(path))} is a directory; name a file") from None
-            why_not = f"{error.strerror}; was it mounted with --no-xattrs?"
-            raise NotFound(f"{show(os.fsencode(path))} does not tell its chunks: {why_not}") from None
-
-    with trio.move_on_after(owners.PROBE_SECONDS * 5):
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-    raise NotFound(f"{show(os.fsencode(path))}: the mount does not answer")
 
 
 @click.command()
@@ -243,7 +260,7 @@ def _mount_line(point: str, state: str, told: Facts, peers: int) -> str:
     if state == "hung":
         return f"{point}  HUNG: its process does not answer; datfs umount {point}"
     if not told:
-        return f"{point}  mounted by another user"
+        return f"{point}  mounted by another user, or tells nothing"
     if "drives" in told:
         return f"{point}  all drives, {len(told['drives'])} of them open, {count(peers, 'peer')}, pid {told['pid']}"
     return f"{point}  {told['link']}  version {told['version']}, {count(peers, 'peer')}, pid {told['pid']}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from datfs.cli.output import count, ranges_text
-from datfs.text import show, show_size
+from datfs.text import count, ranges_text, show, show_size
 
 Facts = dict[str, Any]
+RANGES_SHOWN = 20
 
 
 def status_text(facts: Facts) -> str:
@@ -18,9 +18,11 @@ def status_text(facts: Facts) -> str:
     owner = f"pid {facts['pid']}" if facts["pid"] is not None else "no process has it open"
     lines.append(f"  version {facts['version']}, {owner}; store: {facts['store'] or 'memory'}")
     for name, register in facts["registers"].items():
-        line = (
-            f"  {name}: {register['held']} of {count(register['length'], 'chunk')} here, {show_size(register['bytes'])}"
-        )
+        # A mount may have been begun by an older version, which did not tell the bytes.
+        bytes_held = register.get("bytes_held")
+        held = f"{show_size(bytes_held)} of " if bytes_held is not None else ""
+        line = f"  {name}: {register['held']} of {count(register['length'], 'chunk')} here"
+        line += f", {held}{show_size(register['bytes'])}"
         wants = facts.get("wants", {}).get(name)
         if wants:
             wanted = [f"{number} {level}" for level, number in wants.items() if number and level != "in_flight"]
@@ -49,10 +51,24 @@ def status_text(facts: Facts) -> str:
         line = f"    {_shown(file['path'])}: {held} of {count(chunks, 'chunk')} here"
         if chunks:
             line += f" ({100 * held // chunks} %)"
+        if file.get("bytes_held") is not None:
+            line += f", {show_size(file['bytes_held'])} of {show_size(file['size'])}"
+        line += f", {show_size(file.get('receiving', 0))}/s"
         for read in file["reads"]:
             line += f"\n      a read of {read['size']} bytes at {read['offset']} waits for {read['seconds']:.1f} s"
         lines.append(line)
     return "\n".join(lines)
+
+
+def statuses_text(facts: Facts) -> str:
+    """The same of what one process tells, which may have several drives open."""
+    if "drives" not in facts:
+        return status_text(facts)
+    lines = (
+        [f"all drives on {_shown(facts['mountpoint'])}, {len(facts['drives'])} open"] if "mountpoint" in facts else []
+    )
+    lines += [f"  {_shown(facts['problem'])}"] if facts["problem"] else []
+    return "\n".join([*lines, *map(status_text, facts["drives"])])
 
 
 def peers_text(peers: Sequence[Facts]) -> str:
@@ -77,29 +93,42 @@ def _peer_line(peer: Facts) -> str:
 
 
 def why_text(path: str, found: Facts) -> str:
-    """What keeps a file, in plain words."""
-    missing = found["missing"]
-    lacking = sum(stop - first for first, stop in missing)
-    if not lacking:
-        return f"{path}: all {count(found['chunks'], 'chunk')} are here"
-    lines = [f"{path}: {lacking} of {count(found['chunks'], 'chunk')} are missing: {ranges_text(missing)}"]
-    if found["readers_wait_for"]:
-        lines.append(f"  readers wait for {ranges_text(found['readers_wait_for'])}")
+    """What keeps a file, or the lookup of a path, in plain words."""
+    lacking, missing = found["missing_chunks"], found["missing"]
+    if found["register"] == "metadata":
+        if not lacking and not found["hopeless"]:
+            return f"{path}: what is needed to look it up is here"
+        lines = [f"{path}: looking it up waits for metadata: chunk {_ranges(missing)}"]
+    elif not lacking:
+        return f"{path}: {_all(found['chunks'])} here"
+    else:
+        lines = [f"{path}: {lacking} of {count(found['chunks'], 'chunk')} missing: {_ranges(missing)}"]
+        if found["readers_wait_for"]:
+            lines.append(f"  readers wait for {_ranges(found['readers_wait_for'])}")
     if found["hopeless"]:
-        lines.append(f"  nobody will bring them now: {_shown(found['hopeless'])}")
+        lines.append(f"  nobody will bring that now: {_shown(found['hopeless'])}")
     for peer in found["peers"]:
-        asked = f", asked for {ranges_text(peer['asked_for'])}" if peer["asked_for"] else ""
-        has = f"says it has {ranges_text(peer['has'])}" if peer["has"] else "has none of them"
+        asked = f", asked for {_ranges(peer['asked_for'])}" if peer["asked_for"] else ""
+        has = f"says it has {_ranges(peer['has'])}" if peer["has"] else "has none of them"
         lines.append(f"  {_shown(peer['address'])} {has}{asked}")
     for peer in found["not_connected"]:
         why = f": {_shown(peer['error'])}" if peer["error"] else ""
         lines.append(f"  {_shown(peer['address'])} is not connected ({peer['state']}){why}")
-    if not found["peers"] and not found["not_connected"]:
+    if not found["peers"] and not found["not_connected"] and not found["hopeless"]:
         lines.append("  no peer is known: name one with --peer HOST:PORT")
     lines += [f"  looking by {way['name']}: {_shown(way['problem'])}" for way in found["looking"] if way["problem"]]
     if not found["hopeless"] and not found["readers_wait_for"]:
         lines.append("  nobody reads it now; what is missing is fetched when it is read")
     return "\n".join(lines)
+
+
+def _all(chunks: int) -> str:
+    return "the one chunk is" if chunks == 1 else f"all {chunks} chunks are"
+
+
+def _ranges(ranges: Sequence[tuple[int, int]]) -> str:
+    text = ranges_text(ranges[:RANGES_SHOWN])
+    return f"{text}, and more" if len(ranges) > RANGES_SHOWN else text
 
 
 def _shown(text: str) -> str:
