@@ -98,7 +98,8 @@ def why_text(path: str, found: Facts) -> str:
     if found["register"] == "metadata":
         if not lacking and not found["hopeless"]:
             return f"{path}: what is needed to look it up is here"
-        lines = [f"{path}: looking it up waits for metadata: chunk {_ranges(missing)}"]
+        waits = f"waits for metadata: chunk {_ranges(missing)}" if lacking else "fails"
+        lines = [f"{path}: looking it up {waits}"]
     elif not lacking:
         return f"{path}: {_all(found['chunks'])} here"
     else:
