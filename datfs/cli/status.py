@@ -94,7 +94,7 @@ async def _folder_statuses(folder: Path) -> list[Facts]:
     """What a process tells that has the drive in a folder open; nothing if none has."""
     for place in local_sockets.drive_sockets(discovery_key(_key_in(folder))):
         with suppress(*owners.FAILURES):
-            return [await ask(place, STATUS)]
+            return _drives_in(await ask(place, STATUS))
     return []
 
 
@@ -159,11 +159,11 @@ async def _statuses(target: Target, cache_dir: Path) -> list[Facts]:
     if isinstance(target, Path):
         found = owners.mount_of(target)
         if found is not None:
-            return owners.drives_of(await _ask_mount(found[0], STATUS))
+            return _drives_in(await _ask_mount(found[0], STATUS))
     key = target.key if isinstance(target, Link) else _key_in(target)
     for place in owners.places_of_drive(key, cache_dir):
         try:
-            return owners.drives_of(await ask(place, STATUS))
+            return _drives_in(await ask(place, STATUS))
         except owners.FAILURES:
             continue
     if isinstance(target, Path):
@@ -171,6 +171,13 @@ async def _statuses(target: Target, cache_dir: Path) -> list[Facts]:
             f"{target}: no process has the drive in this folder open; datfs info {target} tells what is in it"
         )
     return [_at_rest(target, cache_dir)]
+
+
+def _drives_in(answer: Facts) -> list[Facts]:
+    """The statuses in an answer. Raises NotADrive for one that tells why there is none."""
+    if "error" in answer:
+        raise NotADrive(f"the process that has the drive open does not tell its status: {answer['error']}")
+    return owners.drives_of(answer)
 
 
 def _key_in(folder: Path) -> bytes:
