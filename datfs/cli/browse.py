@@ -15,6 +15,7 @@ from datfs import holdings
 from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
 from datfs.cli.output import count, entry_facts, mode_text, path_text, print_json, time_text, write_name
 from datfs.errors import IsADirectory
+from datfs.folder.looking import why_not_writable
 from datfs.link import Link, discovery_key
 from datfs.metadata import Path as DrivePath
 from datfs.net.discovery.names import NamedLink
@@ -244,7 +245,7 @@ def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
 
     async def run() -> None:
         async with view(link, options, version) as at:
-            facts = _facts_of_drive(at)
+            facts = _facts_of_drive(at) | await _whole(at)
             paths = at.paths(path) if path or at.opened.link.path else []
             sums = [await _sum_below(at, one) for one in paths]
             if as_json:
@@ -252,7 +253,11 @@ def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
                 return
             print(f"Link:          {facts['link']}")
             print(f"Discovery key: {facts['discovery_key']}")
-            print(f"Version:       {facts['version']} (newest known: {facts['newest_version']})")
+            whole = (
+                f", {count(facts['files'], 'file')}, {show_size(facts['size'])}" if facts["files"] is not None else ""
+            )
+            print(f"Version:       {facts['version']}{whole} (newest known: {facts['newest_version']})")
+            print(f"Writable:      {'yes' if facts['writable'] else 'no'}")
             print(f"Metadata:      {facts['metadata_chunks_held']} of {facts['metadata_chunks']} chunks here")
             known = facts["content_chunks"]
             size = f", {show_size(facts['content_bytes'])}" if known else ", length not known yet"
@@ -285,7 +290,16 @@ def _facts_of_drive(at: View) -> dict[str, Any]:
         "content_chunks_held": content.register.data_bits.count(0, known),
         "content_bytes": content.register.byte_length,
         "store": str(folder) if folder is not None else None,
+        "writable": folder is not None and why_not_writable(folder, drive.key) is None,
     }
+
+
+async def _whole(at: View) -> dict[str, Any]:
+    """Files and bytes of the version; None if its entries are not all here: nothing is fetched to count them."""
+    if not at.opened.drive.metadata.has_range(0, at.tree.version + 1):
+        return {"files": None, "size": None}
+    found = await _sum_below(at, ())
+    return {"files": found["files"], "size": found["size"]}
 
 
 async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:

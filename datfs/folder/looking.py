@@ -69,7 +69,7 @@ def look_into(folder: Path, now: int, *, home: Path | None = None) -> Iterator[L
             folder,
             metadata.key,
             version,
-            _why_not(base, metadata.key, home),
+            why_not_writable(base, metadata.key, home),
             Staged(base),
             drive,
             len(stats),
@@ -78,8 +78,8 @@ def look_into(folder: Path, now: int, *, home: Path | None = None) -> Iterator[L
         )
 
 
-def _why_not(base: Path, key: bytes, home: Path | None) -> str | None:
-    """Why the drive cannot be written here."""
+def why_not_writable(base: Path, key: bytes, home: Path | None = None) -> str | None:
+    """Why the drive whose registers are in ``base`` cannot be written here; None if it can."""
     try:
         found = secret_keys.load(key, base / OWNER, home=home)
         storage = directory_storage(base, read_only=True)
