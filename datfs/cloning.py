@@ -39,7 +39,8 @@ SETTINGS = "datfs.json"
 BATCH_CHUNKS = 1024  # wanted at a time
 BATCHES_AHEAD = 2  # besides, so that every peer always has something to be asked for
 METADATA_AHEAD = 8192  # chunks
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 1.0  # between two flushes, or
+FLUSH_SHARE = 5  # so many times what the last one took, if that is more: a slow disk has other things to do
 SETTLE_SECONDS = 5.0  # for answers that are on their way when a newer version comes
 ROOM_LEFT = 16 << 20  # bytes of the disk that are left alone
 
@@ -165,26 +166,20 @@ class Clone:
         Raises Conflict if files of the person's own are in the way, with nothing changed; Unavailable, NotFound,
         BadMetadata, OSError with what has come so far in place.
         """
-        version = await self.fetch_metadata(choice.version)
-        await self._settle()
-        work = await self._prepare(version, choice)
-        self._check_room(work)
-        told.start(len(work.missing), sum(file.size for file in work.missing))
-        told.advance(sum(file.here for file in work.missing))
         async with self._flushing():
+            version = await self.fetch_metadata(choice.version)
+            await self._settle()
+            work = await self._prepare(version, choice)
+            self._check_room(work)
+            told.start(len(work.missing), sum(file.size for file in work.missing))
+            told.advance(sum(file.here for file in work.missing))
             await self._fetch(work.missing, told)
-        async with self._disk:
-            await trio.to_thread.run_sync(self.files.finish, work)
+        await self._flush()
+        self.files.finish(work)
         failed = {path for path, _ in work.failed}
         fetched = [file for file in work.missing if file.path not in failed]
-        return Outcome(
-            version,
-            len(fetched),
-            sum(file.size for file in fetched),
-            work.removed,
-            tuple(work.failed),
-            tuple(work.kept),
-        )
+        size = sum(file.size for file in fetched)
+        return Outcome(version, len(fetched), size, work.removed, tuple(work.failed), tuple(work.kept))
 
     async def _prepare(self, version: int, choice: Choice) -> Work:
         async with self._disk:
@@ -262,13 +257,16 @@ class Clone:
         failed: list[OSError] = []
 
         async def run() -> None:
+            pause = FLUSH_SECONDS
             while True:
-                await trio.sleep(FLUSH_SECONDS)
+                await trio.sleep(pause)
+                began = trio.current_time()
                 try:
                     await self._flush()
                 except OSError as error:
                     failed.append(error)
                     nursery.cancel_scope.cancel()
+                pause = max(FLUSH_SECONDS, FLUSH_SHARE * (trio.current_time() - began))
 
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
