@@ -239,9 +239,8 @@ class Clone:
         if needed > free - ROOM_LEFT:
             raise OSError(
                 errno.ENOSPC,
-                f"{show_size(needed)} are to come, and only {show_size(free)} are free: free some room,"
-                " or take a part with --select",
-                str(self.folder),
+                f"{show_size(needed)} are to come, and only {show_size(free)} are free",
+                str(self.folder / INNER),
             )
 
     async def _settle(self) -> None:

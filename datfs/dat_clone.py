@@ -446,13 +446,13 @@ class DatClone:
         if not batch:
             return
         yield partial(files.sync_parts, batch)
-        old = [extent for part in batch for extent in work.replaced.get(part.path, ())]
-        if old:  # a bit that the disk has must never be one of bytes that another file has replaced
-            for extent in old:
-                content.forget(extent.first, extent.first + extent.blocks)
-            pending = content.begin_flush()
-            yield pending.sync
-            pending.finish()
+        # Before the names: a bit on the disk must never be one of bytes that another file has replaced, and the hashes
+        # have to be there by which a file is known that has its name and no bits yet.
+        for extent in (old for part in batch for old in work.replaced.get(part.path, ())):
+            content.forget(extent.first, extent.first + extent.blocks)
+        pending = content.begin_flush()
+        yield pending.sync
+        pending.finish()
         for extent, error in (yield partial(files.name_parts, batch, work.replaceable)):
             if error is None:
                 files.settle(extent)
