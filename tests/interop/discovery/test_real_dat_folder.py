@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from datfs.clone_content import PARTS
+from tests.interop.datfs_side import wait_until
 from tests.interop.discovery.namespaces import Machine, running, two_machines, why_not
 
 HERE = Path(__file__).parent
@@ -60,6 +62,10 @@ class World:
         ended = self._run(self.theirs, self.dat_words(*words))
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout + ended.stderr
+
+    def on_our_side(self, *words: str) -> int:
+        """Runs any command on our machine to its end; the exit code."""
+        return self._run(self.ours, list(words)).returncode
 
     def _run(self, machine: Machine, words: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -169,3 +175,37 @@ def test_both_write_one_folder(world: World, tmp_path: Path) -> None:
         with running(world.ours, world.dat_words("clone", key, copy), more=world.environment) as cloning:
             cloning.wait_for("dat sync complete", SECONDS)
     assert files_in(copy) == files_in(folder)
+
+
+def test_both_keep_one_copy(world: World, tmp_path: Path) -> None:
+    """A copy that datfs began and was killed at is finished by dat, brought up to date by datfs, by dat, by datfs."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    fill(source, FILES | {f"many/{number:02}": BIG[number : number + 20_000] for number in range(40)})
+    sharing_words = world.dat_words("share", source)
+    with running(world.theirs, sharing_words, more=world.environment) as sharing:
+        sharing.wait_for("Watching for file updates", SECONDS)
+        link = "dat://" + (source / ".dat" / "metadata.key").read_bytes().hex()
+        find = ("--discovery", "mdns", "-q")
+        killed = world.on_our_side(
+            "timeout", "-s", "KILL", "4", *world.datfs_words("clone", link, copy, "--down", "200K", *find)
+        )
+        assert killed != 0
+        begun = files_in(copy)
+        assert begun.items() <= files_in(source).items()  # whole, or not there
+        assert len(begun) < len(files_in(source))
+        assert (copy / ".dat" / PARTS).exists()
+        with running(world.ours, world.dat_words("pull", copy), more=world.environment) as pulling:
+            pulling.wait_for("dat synced|dat sync complete|Exit", SECONDS)
+            wait_until(lambda: files_in(copy) == files_in(source), "dat has finished the copy", SECONDS)
+    for turn, goes_on in enumerate(
+        (world.datfs_words("pull", copy, *find), world.dat_words("pull", copy, "--exit")) * 2
+    ):
+        (source / "a.txt").write_bytes(b"%d\n" % turn)
+        (source / "many" / f"{turn:02}").unlink()
+        fill(source, {"sub/b.bin": BIG[turn + 1 :], f"new/{turn}": b"new" * turn + b"."})
+        with running(world.theirs, sharing_words, more=world.environment) as sharing:
+            sharing.wait_for("Watching for file updates", SECONDS)
+            assert world.on_our_side(*goes_on) == 0
+        assert files_in(copy) == files_in(source)
+        assert "all right" in world.datfs("verify", copy)
+    assert not (copy / ".dat" / PARTS).exists()
