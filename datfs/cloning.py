@@ -25,7 +25,8 @@ import trio
 from pathspec import GitIgnoreSpec
 
 from datfs.client import Notice, Options, swarm_for_folder
-from datfs.dat_clone import CloneFile, DatClone, Work, open_dat_clone
+from datfs.clone_plan import CloneFile, Work
+from datfs.dat_clone import DatClone, open_dat_clone
 from datfs.dat_folder import INNER
 from datfs.errors import BadStore, DatfsError, NotFound, TimedOut, Unavailable
 from datfs.metadata import Path as DrivePath

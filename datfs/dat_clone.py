@@ -8,32 +8,26 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 
 from __future__ import annotations
 
-import os
-import stat as stat_bits
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from datfs.clone_content import ClonedContent, extent_of
-from datfs.confined import NO_FILE, ConfinedFolder
+from datfs.clone_content import ClonedContent
+from datfs.clone_plan import Plan, Wants, Work, in_place
+from datfs.confined import ConfinedFolder
 from datfs.crypto import leaf_hash
 from datfs.dat_content import Extent
 from datfs.dat_folder import INNER, OWNER, drive_in, lock, mixed, unlock
-from datfs.errors import BadMetadata, Conflict, NotADrive, ReadOnly
-from datfs.hashed_file import Marks, marks_of
+from datfs.errors import BadMetadata, NotADrive, ReadOnly
 from datfs.metadata import Path as DrivePath
-from datfs.metadata import Stat, decode_header, mtime_ns
+from datfs.metadata import decode_header
 from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
-from datfs.text import show_path
 
 LATEST = "metadata.latest"
 LATEST_BYTES = 8
-Wants = Callable[[DrivePath], bool]
 
 
 def open_dat_clone(folder: Path, key: bytes | None = None) -> DatClone:
@@ -58,44 +52,6 @@ def open_dat_clone(folder: Path, key: bytes | None = None) -> DatClone:
         clone = DatClone(base, metadata, files, locked)
         stack.pop_all()
     return clone
-
-
-class CloneFile(NamedTuple):
-    """A file that is to come: ``blocks`` chunks from ``first`` on; ``size`` in bytes, ``here``: those that are."""
-
-    path: DrivePath
-    first: int
-    blocks: int
-    size: int
-    here: int
-
-    @property
-    def stop(self) -> int:
-        """One past the last chunk."""
-        return self.first + self.blocks
-
-
-@dataclass(slots=True)
-class Work:
-    """What brings a folder to a version. Made by :meth:`DatClone.prepare`.
-
-    ``missing``: files to be fetched, in order of their chunks. ``kept``: files that the drive deleted, or nobody wants
-    any more, which stay because a person changed them. ``failed``: files that could not get their names, and why.
-    """
-
-    version: int
-    missing: list[CloneFile] = field(default_factory=list)
-    kept: list[DrivePath] = field(default_factory=list)
-    failed: list[tuple[DrivePath, str]] = field(default_factory=list)
-    removed: int = 0
-    parts: list[tuple[Extent, Stat]] = field(default_factory=list)
-    in_place: list[Extent] = field(default_factory=list)
-    gone: list[Extent] = field(default_factory=list)
-    stale: list[Extent] = field(default_factory=list)
-    replaced: dict[DrivePath, list[Extent]] = field(default_factory=dict)
-    replaceable: dict[DrivePath, Marks | None] = field(default_factory=dict)
-    folders: list[DrivePath] = field(default_factory=list)
-    blocking: list[DrivePath] = field(default_factory=list)
 
 
 class DatClone:
@@ -123,7 +79,8 @@ class DatClone:
                 raise BadMetadata("the drive's header names the drive itself as its content")
             self._content = Register.open(mixed(self._base, self._files), key=key, prefix="content.")
             self._content.hold_back()
-            self._files.arrange((places[0] for path in self._files.entries.of if (places := self._in_place(path))), ())
+            places = (in_place(self._files, self._content, path) for path in self._files.entries.of)
+            self._files.arrange((found[0] for found in places if found), ())
         return self._content
 
     def tell(self, told: Callable[[DrivePath, int, bool], None]) -> None:
@@ -149,190 +106,10 @@ class DatClone:
             return
         if not self.metadata.has_range(0, work.version + 1):
             raise ChunkMissing(f"entries of version {work.version} are not here")
-        entries = self._files.entries
-        entries.advance(newest)
-        files = entries.at(work.version)
-        names = Listing(self._files.folder)
-        for number, path in enumerate(entries.of):
-            if not number % 256:
-                yield None
-            if path in files and wants(path):
-                yield from self._plan_file(work, names, path, extent_of(path, *files[path]), files[path][1], force)
-            else:
-                self._plan_other(work, names, path, wants, files.get(path), force)
-        self._check_folders(work)
-        if work.blocking:
-            raise Conflict(_conflict(self._files.name, work.blocking))
+        self._files.entries.advance(newest)
+        yield from Plan(self._files, content, work, self.latest, wants, force=force).make()
         yield from self._begin(work)
-        work.missing.sort(key=attrgetter("first", "path"))
         yield work
-
-    def _in_place(self, path: DrivePath) -> list[Extent]:
-        """The extents of a path that the bits on the disk speak of, the newest first: one, or after a crash more."""
-        content = self._content
-        assert content is not None
-        stored = content.stored_bits
-        return [
-            extent_of(path, seq, stat)
-            for seq, stat in reversed(self._files.entries.of[path])
-            if stat is not None and stored.any_set(stat.offset, stat.offset + stat.blocks)
-        ]
-
-    def _plan_file(
-        self, work: Work, names: Listing, path: DrivePath, wanted: Extent, stat: Stat, force: bool
-    ) -> Iterator[None]:
-        """A file that shall be here."""
-        content = self._content
-        assert content is not None
-        places = self._in_place(path)
-        there = names.has(path)
-        first, stop = wanted.first, wanted.first + wanted.blocks
-        if wanted in places and there:
-            work.in_place.append(wanted)
-            work.stale += [place for place in places if place is not wanted and place != wanted]
-            if not content.stored_bits.all_set(first, stop):
-                work.missing.append(self._file(wanted))
-            return
-        if there:
-            yield None
-            found = self._files.folder.look(path)
-            if found is not None and self._has_bytes(path, wanted, found):
-                work.in_place.append(wanted)
-                work.stale += places
-                if wanted.blocks and not content.has_range(first, stop):
-                    content.restore(first, stop)
-                content.vouch(first, stop)
-                return
-            self._plan_replacing(work, path, places, found, force)
-        else:
-            work.stale += places
-            obstacle = names.obstacle(path)
-            if obstacle is not None:
-                work.folders.append(obstacle)
-        work.parts.append((wanted, stat))
-        work.missing.append(self._file(wanted))
-
-    def _plan_replacing(
-        self, work: Work, path: DrivePath, places: list[Extent], found: os.stat_result | None, force: bool
-    ) -> None:
-        """Something else is where a file comes."""
-        work.replaced[path] = places
-        if found is None:
-            return
-        if stat_bits.S_ISDIR(found.st_mode):
-            work.folders.append(path)
-        elif force:
-            work.replaceable[path] = None
-        elif self._is_ours(path, places, found):
-            work.in_place += places[:1]
-            work.replaceable[path] = marks_of(found)
-        else:
-            work.blocking.append(path)
-
-    def _plan_other(
-        self,
-        work: Work,
-        names: Listing,
-        path: DrivePath,
-        wants: Wants,
-        entry: tuple[int, Stat] | None,
-        force: bool,
-    ) -> None:
-        """A file that the drive has no more, or that nobody wants."""
-        places = self._in_place(path)
-        if not places:
-            if entry is None and self._is_empty_of_ours(path, names):
-                work.gone.append(extent_of(path, *self._last_file(path)))
-            return
-        newest = places[0]
-        work.stale += places[1:]
-        if entry is not None and newest.seq == entry[0]:
-            work.in_place.append(newest)  # it was wanted once, and is as it should be
-            return
-        if not names.has(path):
-            work.stale.append(newest)
-            return
-        found = self._files.folder.look(path)
-        if force or (found is not None and self._is_ours(path, places, found)):
-            work.in_place.append(newest)
-            work.gone.append(newest)
-        else:
-            work.stale.append(newest)
-            if wants(path):
-                work.kept.append(path)
-
-    def _check_folders(self, work: Work) -> None:
-        """Files become folders, and folders files, only if everything that was there goes."""
-        going = {extent.path for extent in work.gone}
-        for path in dict.fromkeys(work.folders):
-            found = self._files.folder.look(path)
-            if found is None or path in going:
-                continue
-            below = {gone[len(path)] for gone in going if gone[: len(path)] == path}
-            if not stat_bits.S_ISDIR(found.st_mode) or not set(self._files.folder.names(path)) <= below:
-                work.blocking.append(path)
-
-    # -- whose a file is
-
-    def _has_bytes(self, path: DrivePath, extent: Extent, found: os.stat_result) -> bool:
-        """Whether a file has just the bytes of an entry, as far as the hashes of its chunks are held."""
-        content = self._content
-        assert content is not None
-        if not stat_bits.S_ISREG(found.st_mode) or found.st_size != extent.stop - extent.start:
-            return False
-        if extent.blocks and content.node(2 * extent.first) is None:
-            return False
-        try:
-            fd = self._files.folder.open_file(path)
-        except OSError as error:
-            if error.errno in NO_FILE:
-                return False
-            raise
-        try:
-            for index in range(extent.first, extent.first + extent.blocks):
-                leaf = content.node(2 * index)
-                if leaf is None:
-                    return False
-                data = os.read(fd, leaf.size)
-                if len(data) != leaf.size or leaf_hash(data) != leaf.hash:
-                    return False
-            return not os.read(fd, 1)
-        finally:
-            os.close(fd)
-
-    def _is_ours(self, path: DrivePath, places: list[Extent], found: os.stat_result) -> bool:
-        """Whether a file is as the drive once had it, or as it was being fetched."""
-        content = self._content
-        assert content is not None
-        if not stat_bits.S_ISREG(found.st_mode):
-            return False
-        for place in places:
-            if not content.stored_bits.all_set(place.first, place.first + place.blocks):
-                return True  # begun here, and not finished
-        for seq, stat in reversed(self._files.entries.of[path]):
-            if stat is not None and self._has_bytes(path, extent_of(path, seq, stat), found):
-                return True
-        return False
-
-    def _is_empty_of_ours(self, path: DrivePath, names: Listing) -> bool:
-        """Whether a file without bytes, which no bit speaks of, is one that the drive has deleted since."""
-        before = [entry for entry in self._files.entries.of[path] if entry[0] <= self.latest]
-        stat = before[-1][1] if before else None
-        if stat is None or stat.size or not names.has(path):
-            return False
-        found = self._files.folder.look(path)
-        return (
-            found is not None
-            and stat_bits.S_ISREG(found.st_mode)
-            and not found.st_size
-            and found.st_mtime_ns == mtime_ns(stat.mtime)
-        )
-
-    def _last_file(self, path: DrivePath) -> tuple[int, Stat]:
-        return next((seq, stat) for seq, stat in reversed(self._files.entries.of[path]) if stat is not None)
-
-    def _file(self, extent: Extent) -> CloneFile:
-        return CloneFile(extent.path, extent.first, extent.blocks, extent.stop - extent.start, 0)
 
     # -- doing it
 
@@ -491,47 +268,6 @@ class DatClone:
         self._lock = -1
 
 
-class Listing:
-    """Names in a folder, each sub-folder read once."""
-
-    def __init__(self, folder: ConfinedFolder) -> None:
-        self._folder = folder
-        self._known: dict[DrivePath, frozenset[bytes] | None] = {}
-
-    def has(self, path: DrivePath) -> bool:
-        """Whether anything is at a path, with only folders on the way."""
-        names = self._names(path[:-1])
-        return names is not None and path[-1] in names
-
-    def obstacle(self, path: DrivePath) -> DrivePath | None:
-        """What is on the way to a path and no folder; None if nothing is."""
-        for depth in range(1, len(path)):
-            if self._names(path[:depth]) is None:
-                return path[:depth]
-        return None
-
-    def _names(self, folder: DrivePath) -> frozenset[bytes] | None:
-        if folder not in self._known:
-            self._known[folder] = self._read(folder)
-        return self._known[folder]
-
-    def _read(self, folder: DrivePath) -> frozenset[bytes] | None:
-        if folder:
-            above = self._names(folder[:-1])
-            if above is None:
-                return None
-            if folder[-1] not in above:
-                return frozenset()
-        try:
-            return frozenset(self._folder.names(folder))
-        except FileNotFoundError:
-            return frozenset()
-        except OSError as error:
-            if error.errno in NO_FILE:
-                return None
-            raise
-
-
 def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:
     """Does what :meth:`DatClone.flushing` yields, in this thread."""
     with suppress(StopIteration):
@@ -543,14 +279,6 @@ def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:
                 work = steps.throw(error)
             else:
                 work = steps.send(result)
-
-
-def _conflict(folder: str, paths: list[DrivePath]) -> str:
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return (
-        f"{folder}: in the way of the drive's files: {', '.join(map(show_path, paths[:5]))}{more}; they are not the"
-        " drive's, or were changed here. Move them away, or give --force to have them overwritten. Nothing was changed"
-    )
 
 
 def read_latest(base: Path) -> int:

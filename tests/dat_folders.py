@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datfs.dat_clone import DatClone, Work, open_dat_clone
+from datfs.clone_plan import Work
+from datfs.dat_clone import DatClone, open_dat_clone
 from datfs.dat_folder import DatFolderWriter
 from datfs.metadata import path_of
 from datfs.register import Register

@@ -54,7 +54,11 @@ PURE = {
 SYNCHRONOUS = {
     "datfs.cache_drives",
     "datfs.chunk_uses",
+    "datfs.clone_content",
+    "datfs.clone_plan",
+    "datfs.dat_clone",
     "datfs.pins",
+    "datfs.placing",
     "datfs.programs",
     "datfs.register",
     "datfs.room",
