@@ -21,7 +21,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from datfs import fuse_control, mountpoints, programs
+from datfs import fuse_control, fuse_session, mountpoints, programs
 from datfs.errors import MountError
 from datfs.fuse_ops import MAX_TASKS, Appearance, Operations
 from datfs.mount_options import MountOptions
@@ -88,7 +88,8 @@ async def serve(
             nursery.start_soon(operations.watch)
             if follow is not None:
                 nursery.start_soon(follow, partial(_update, operations))
-            await pyfuse3.main(max_tasks=MAX_TASKS)
+            with fuse_session.unblocked(fuse_session.descriptor()):
+                await pyfuse3.main(max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
         orderly = True
         operations.close()
@@ -149,7 +150,7 @@ async def _end_when_detached(operations: Operations, device: tuple[int, int], ma
     pyfuse3 would go on until the last file of a detached mount is closed, and the last wait of an aborted one
     over.
     """
-    session = _session_descriptor()
+    session = fuse_session.descriptor()
     with _changes(session) as changes:
         while mountpoints.is_mounted(device):
             await trio.lowlevel.wait_readable(changes.fileno())
@@ -178,17 +179,6 @@ def _changes(session: int | None) -> Iterator[select.epoll]:
         if session is not None:
             changes.register(session, 0)  # errors only, among which is the abort; requests are pyfuse3's
         yield changes
-
-
-def _session_descriptor() -> int | None:
-    """The descriptor of our FUSE session, which pyfuse3 does not tell."""
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == mountpoints.FUSE_DEVICE:
-                return int(name)
-        except OSError:
-            continue  # the descriptor of the listing itself
-    return None
 
 
 def _mount(operations: Operations, point: str, options: MountOptions) -> mountpoints.Mount:

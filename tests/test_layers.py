@@ -69,7 +69,7 @@ SYNCHRONOUS = {
 }
 """Local files, no waiting for anything else."""
 
-MAY_MOUNT = {"datfs.fuse_mount", "datfs.fuse_ops", "datfs.mount"}
+MAY_MOUNT = {"datfs.fuse_mount", "datfs.fuse_ops", "datfs.fuse_session", "datfs.mount"}
 """The only ones that know pyfuse3: everything else works where it cannot be built."""
 
 WITHOUT_NETWORK = {

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -118,6 +119,10 @@ class Served:
                 self._abort()
                 self.end()
         self._watchdog.cancel()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(BrokenPipeError):  # a command that it did not take up
+                assert pipe is not None
+                pipe.close()
         left = False
         while self.mounted:
             left = True

@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import pyfuse3
 import trio
 import trio.lowlevel
 
@@ -24,6 +26,8 @@ from datfs.fuse_mount import serve
 from datfs.mount_options import parse_options
 from tests.fuse.trees import TREES
 from tests.memory_tree import MemoryTree
+
+WAIT = "_wait_fuse_readable"  # pyfuse3's
 
 
 async def obey(tree: MemoryTree) -> None:
@@ -46,6 +50,17 @@ async def obey(tree: MemoryTree) -> None:
             elif command == "crash":
                 raise ZeroDivisionError("a bug in another task")
             print("done", flush=True)
+
+
+def withdraw() -> None:
+    """Every second time a worker is told that there is a request when there is none."""
+    wait: Callable[[], Awaitable[bool]] = getattr(pyfuse3, WAIT)
+    turns = itertools.cycle([False, True])
+
+    async def told() -> bool:
+        return next(turns) or await wait()
+
+    setattr(pyfuse3, WAIT, told)
 
 
 async def run(arguments: argparse.Namespace, ready: Callable[[], None]) -> None:
@@ -88,10 +103,14 @@ def main() -> int:
     parser.add_argument("--options", default="")
     parser.add_argument("--direct", action="store_true", help="as where max_background cannot be raised")
     parser.add_argument("--background", action="store_true")
+    parser.add_argument("--withdrawn", action="store_true", help="after each request another is withdrawn unread")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if arguments.direct:
         fuse_control.raise_background_limit = lambda device: False
+
+    if arguments.withdrawn:
+        withdraw()
 
     def work(ready: Callable[[], None]) -> int:
         code = 0

@@ -136,6 +136,15 @@ def test_names_that_wait_let_go_too(mounter: Mounter, program: str) -> None:
     served.command("free")
 
 
+def test_a_request_that_is_withdrawn_holds_up_nothing(mounter: Mounter) -> None:
+    """The kernel says that there is one; it is gone when we read, since its program was killed. Others are answered."""
+    served = mounter("standard", "--withdrawn")
+    for name in sorted(os.listdir(served.point)):
+        os.stat(served.point / name)
+        served.command("free")  # it is not the next request that goes on with it
+    assert (served.point / "docs" / "guide.md").read_bytes() == b"# guide\n" * 1000
+
+
 def open_in(group: int, path: Path) -> bool:
     """Whether a program of the process group has the file open, and has had the time to ask for its bytes."""
     for at in Path("/proc").glob("[0-9]*"):
