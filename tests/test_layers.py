@@ -42,6 +42,7 @@ PURE = {
     "datfs.net.report",
     "datfs.net.states",
     "datfs.net.traffic",
+    "datfs.net.turns",
     "datfs.net.upload",
     "datfs.path_index",
     "datfs.text",

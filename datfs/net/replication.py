@@ -66,6 +66,8 @@ class PeerState:
         self._opening = True  # the window grows quickly until answers are slow for the first time
         self._quickest = math.inf  # seconds from request to answer
         self._usual = 0.0  # the same, smoothed
+        self._gap = 0.0  # seconds from one answer to the next, if that had been asked for by then; smoothed
+        self._answered = math.inf  # when the last answer came
         self._progress = 0.0
         self._strikes = 0
         self._started = False
@@ -87,6 +89,13 @@ class PeerState:
     def in_flight(self) -> int:
         """How many requests wait for an answer."""
         return len(self._asked)
+
+    @property
+    def pace(self) -> tuple[float, float] | None:
+        """Seconds of its quickest answer, and from one answer to the next while requests queue. None before any."""
+        if self._quickest == math.inf:
+            return None
+        return self._quickest, self._gap or self._quickest
 
     def told(self, stop: int) -> bool:
         """Whether the peer has told what it holds of the chunks before ``stop``."""
@@ -187,7 +196,7 @@ class PeerState:
         self._strikes = 0
         self._avoided_until = 0.0
         if asked_at is not None:
-            self._took(now - asked_at)
+            self._took(asked_at, now)
         register = self.register
         if register.register.has(data.index):
             register.release((data.index,))
@@ -202,9 +211,14 @@ class PeerState:
         self.chunks_received += 1
         return True
 
-    def _took(self, seconds: float) -> None:
-        """An answer came so long after its request: the window follows."""
+    def _took(self, asked_at: float, now: float) -> None:
+        """An answer came: the window follows how long that took."""
+        seconds = now - asked_at
         first = self._quickest == math.inf
+        if asked_at <= self._answered <= now:
+            gap = now - self._answered
+            self._gap += (gap - self._gap) / (8 if self._gap else 1)
+        self._answered = now
         self._quickest = min(self._quickest, seconds)
         self._usual += (seconds - self._usual) / (1 if first else 8)
         self.register.keeps_pace(self, self._usual)
@@ -219,8 +233,8 @@ class PeerState:
 
     # -- what we ask
 
-    def refill(self, now: float, *, in_batches: bool = False) -> None:
-        """Queues requests for wanted chunks that the peer has, up to the window.
+    def refill(self, now: float, *, in_batches: bool = False, most: int = WINDOW_MOST) -> None:
+        """Queues requests for wanted chunks that the peer has, up to the window and ``most`` at a time.
 
         ``in_batches``: not before a quarter of the window is free, unless a reader's chunk was not asked for yet. A
         message for each answer would be a packet for each answer.
@@ -241,7 +255,7 @@ class PeerState:
             if newest not in self._asked and register.reserve(newest):
                 self._request(newest, now)
                 room -= 1
-        for index in register.next_wants(self.held, room):
+        for index in register.next_wants(self.held, min(room, most)):
             self._request(index, now)
         if self.length > REGION:
             self._want_regions()

@@ -194,13 +194,9 @@ class Session:
             self.end(error)
         self.flush()
 
-    def kick(self, register: SparseRegister) -> None:
-        """Something is wanted: ask this peer if it can bring it."""
-        now = trio.current_time()
-        for channel in self._channels.values():
-            if channel.register is register:
-                channel.download.refill(now)
-        self.flush()
+    def download_of(self, register: SparseRegister) -> PeerState | None:
+        """What this peer has of the register, and is asked for; None while it is not spoken of."""
+        return next((channel.download for channel in self._channels.values() if channel.register is register), None)
 
     def announce(self, register: SparseRegister, start: int, length: int = 1) -> None:
         """Tells the peer that we hold these chunks, if it wants to know."""

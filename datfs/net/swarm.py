@@ -32,6 +32,7 @@ from datfs.net.report import INBOUND, Direction, Holder, PeerReport, SwarmReport
 from datfs.net.session import Session, describe
 from datfs.net.traffic import Meters
 from datfs.net.transport import Address, show_address
+from datfs.net.turns import ask_in_turn
 from datfs.sparse import SparseRegister
 
 log = logging.getLogger(__name__)
@@ -123,9 +124,15 @@ class Swarm:
     # -- ChunkSource
 
     def wants_changed(self, register: SparseRegister) -> None:
-        """Lets every peer look at the want list; wakes resting addresses when nobody is connected."""
-        for session in list(self.sessions):
-            session.kick(register)
+        """Asks the peers for what is wanted; wakes resting addresses when nobody is connected."""
+        downloads = {
+            session: download for session in self.sessions if (download := session.download_of(register)) is not None
+        }
+        if downloads:
+            ask_in_turn(list(downloads.values()), trio.current_time())
+        for session, download in downloads.items():
+            if download.outgoing:
+                session.flush()
         if not self.sessions:
             self._dialer.wake_all()
 

@@ -61,9 +61,9 @@ def test_eight_peers_of_all_kinds(large: MadeDrive, tmp_path: Path) -> None:
     content = fill("/file", SIZE)
     with ExitStack() as stack:
         liar = stack.enter_context(serve(large.path, *EVERY_FIFTH, "--latency-ms", "2"))
-        stalling = stack.enter_context(serve(large.path, "--stall-after", "10"))
+        stalling = stack.enter_context(serve(large.path, "--stall-after", "4"))
         dropping = stack.enter_context(
-            serve(large.path, "--drop-after", "700000", "--latency-ms", "20", "--bandwidth", "2000000")
+            serve(large.path, "--drop-after", "300000", "--latency-ms", "20", "--bandwidth", "2000000")
         )
         half = stack.enter_context(serve(large.path, "--only-chunks", f"0-{CHUNKS // 2}", "--bandwidth", "2000000"))
         shares = [

@@ -228,7 +228,7 @@ async def test_a_session_that_ended_takes_no_part(autojump_clock: trio.testing.M
         [session] = swarm.sessions
         session.end(RemoteProtocolError("as a test"))
         session.announce(copy, 0, 5)
-        session.kick(copy)
+        swarm.wants_changed(copy)
         session.open_register(SparseRegister(make_register([b"x"], b"x" * 32), swarm))
         assert not copy._in_flight
         with pytest.raises(NoPeers, match="as a test"):
