@@ -1,6 +1,6 @@
 """The states of a chunk of a register that lacks some.
 
-Owns what may follow what; :class:`datfs.sparse.SparseRegister` does it, with sets and dictionaries instead of a state
+Owns what may follow what; :class:`datfs.wants.Wants` does it, with sets and dictionaries instead of a state
 for each chunk: what it holds are a million bits, what it lacks and nobody wants is nowhere. Pure. The table is the
 authority, the drawing is for people::
 

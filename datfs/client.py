@@ -34,9 +34,11 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address, connect
 from datfs.orders import Orders
 from datfs.register import Register
-from datfs.sparse import ChunkSource, NoSource, SparseRegister, Urgency
+from datfs.sources import NoSource
+from datfs.sparse import ChunkSource, SparseRegister
 from datfs.store import PEERS_NAME, Store, closed_with, default_cache_dir, folder_store, memory_store
 from datfs.store_choice import choose_store
+from datfs.wants import Urgency
 from datfs.working_files import WorkingFiles, working_content
 
 log = logging.getLogger(__name__)

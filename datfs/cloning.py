@@ -31,8 +31,9 @@ from datfs.dat_folder import INNER
 from datfs.errors import BadStore, DatfsError, NotFound, TimedOut, Unavailable
 from datfs.metadata import Path as DrivePath
 from datfs.net.swarm import Swarm
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.text import show_size
+from datfs.wants import Urgency
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ class Clone:
         """Lets answers come that are on their way: they may be about files that are replaced next."""
         content = self.content
         with trio.move_on_after(SETTLE_SECONDS):
-            while content is not None and content.count_in_flight:  # noqa: ASYNC110  # rare, and soon over
+            while content is not None and content.wants.in_flight:  # noqa: ASYNC110  # rare, and soon over
                 await trio.sleep(0.05)
 
     @asynccontextmanager

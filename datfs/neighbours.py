@@ -12,7 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 
 from datfs.metadata import Stat
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
+from datfs.wants import Urgency
 
 SMALL = 65_536  # bytes of a small file; of one chunk, too
 IN_A_ROW = 3  # with this one it begins

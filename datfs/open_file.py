@@ -17,7 +17,8 @@ from itertools import count
 from datfs.crypto import leaf_hash
 from datfs.errors import BadMetadata, CorruptStorage, NoPeers
 from datfs.metadata import Stat
-from datfs.sparse import Keeper, SparseRegister, Urgency
+from datfs.sparse import Keeper, SparseRegister
+from datfs.wants import Urgency
 
 USUAL_CHUNK = 65_536  # what the reference splits files into
 READ_AHEAD_FIRST = 256 * 1024

@@ -14,7 +14,8 @@ import trio
 from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
 from datfs.errors import FormatError, NotFound
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
+from datfs.wants import Urgency
 
 ORDER_SECONDS = 10.0
 CHUNKS_MOST = 1024  # of one order to fetch

@@ -15,9 +15,10 @@ from datfs.client import OpenDrive
 from datfs.drive import DriveTree
 from datfs.errors import BadMetadata, CacheFull, DatfsError, TimedOut, Unavailable
 from datfs.metadata import Path, plausible
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.text import show_path, show_size
 from datfs.vfs import Kind
+from datfs.wants import Urgency
 
 BATCH = 64  # chunks
 BATCHES_AT_ONCE = 4

@@ -1,38 +1,27 @@
-"""A register that lacks chunks: what is wanted, who waits, and how a source of chunks fills it.
+"""A register that lacks chunks: who waits for them, and how a source of chunks fills it.
 
-Owns the want list (index → urgency, counted), the waiters, and the reservations of requests in flight. Does not know
-where chunks come from: a :class:`ChunkSource` asks :meth:`SparseRegister.next_wants`, delivers with
-:meth:`SparseRegister.put` and gives reservations back with :meth:`SparseRegister.release`.
-
-What a chunk goes through is the table of :mod:`datfs.chunk_states`.
+Owns the waiters, what peers claim, and what of the wanted may be asked for (budget, room, a disk that fails). What is
+wanted and in flight is a :class:`datfs.wants.Wants`. Does not know where chunks come from: a
+:class:`ChunkSource` asks :meth:`SparseRegister.next_wants`, delivers with :meth:`SparseRegister.put` and
+gives reservations back with :meth:`SparseRegister.release`.
 
 Everything here runs in one thread; nothing awaits while an invariant is broken (``docs/design.md``, "State").
 """
 
 from __future__ import annotations
 
-import enum
 import errno
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import trio
 
 from datfs.bitfield import Bitfield
 from datfs.budget import Budget
-from datfs.chunk_states import ChunkState
 from datfs.crypto import TreeNode
-from datfs.errors import Closed, CorruptStorage, DatfsError, NoPeers
+from datfs.errors import Closed, CorruptStorage, DatfsError
 from datfs.register import Register
-
-
-class Urgency(enum.IntEnum):
-    """How soon a chunk is needed; lower values are asked for first."""
-
-    NOW = 0  # a reader waits for it
-    SOON = 1  # read-ahead of a sequential reader
-    LATER = 2  # asked for in advance by a person or a command
-    BACKGROUND = 3  # a whole drive that is to be here some day
+from datfs.wants import Refusal, Urgency, Wants
 
 
 class ChunkSource(Protocol):
@@ -76,67 +65,6 @@ class Keeper(Protocol):
         ...
 
 
-class NoSource:
-    """The source of a drive that is offline: nothing comes, and readers are told at once."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def wants_changed(self, register: SparseRegister) -> None:
-        """Nothing will come."""
-
-    def hopeless(self, register: SparseRegister) -> DatfsError | None:
-        """Always: the reason given when this was made."""
-        return NoPeers(f"{register.name} chunk is not here, and {self._reason}")
-
-    def undecided(self, register: SparseRegister) -> bool:
-        """Nobody will tell anything."""
-        return False
-
-    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
-        """Nobody is there."""
-        return ()
-
-    def all_told(self, register: SparseRegister, stop: int) -> bool:
-        """Nobody has been asked, so nothing is known of others."""
-        return False
-
-
-class CopySource:
-    """Brings chunks from another register of the same key on this machine, on the spot, with proofs."""
-
-    def __init__(self, origin: Register) -> None:
-        self._origin = origin
-
-    def wants_changed(self, register: SparseRegister) -> None:
-        """Delivers all that is wanted and held by the origin, before it returns."""
-        while wants := register.next_wants(self._origin.data_bits, 64):
-            for index in wants:
-                digest = register.register.digest(index)
-                proof = self._origin.proof(index, digest)
-                register.put(index, self._origin.get(index), proof.nodes, proof.signature)
-        if register.length_wanted and self._origin.length > register.register.length:
-            index = self._origin.length - 1
-            proof = self._origin.proof(index, register.register.digest(index))
-            register.put(index, self._origin.get(index), proof.nodes, proof.signature)
-
-    def hopeless(self, register: SparseRegister) -> DatfsError | None:
-        """What the origin lacks will not come."""
-        return NoPeers(f"{register.name} chunk is neither here nor in the copy it comes from")
-
-    def undecided(self, register: SparseRegister) -> bool:
-        """The origin tells at once."""
-        return False
-
-    def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
-        """What the origin holds."""
-        return (self._origin.data_bits,)
-
-    def all_told(self, register: SparseRegister, stop: int) -> bool:
-        """There is nobody but the origin."""
-        return True
-
-
 class _Waiter:
     """Readers that wait for one chunk. ``error`` makes the exception for each of them, None after success."""
 
@@ -148,7 +76,7 @@ class _Waiter:
         self.error: Callable[[], Exception] | None = None
 
 
-def _same(error: OSError | CorruptStorage) -> Callable[[], Exception]:
+def _same(error: OSError | CorruptStorage) -> Refusal:
     """Makes equal errors, one for each reader: a raised exception gathers the traceback of one task only."""
     if isinstance(error, CorruptStorage):
         text, store, offset = str(error), error.store, error.offset
@@ -173,17 +101,12 @@ class SparseRegister:
         self.patience = 10.0  # seconds after which a late answer is asked for elsewhere, whatever is usual: well before
         # the deadline of readers, of which whoever knows it takes a third
         self.source = source
-        self._levels: tuple[dict[int, int], ...] = tuple({} for _ in Urgency)
-        # What of each level may be asked for now: neither held nor in flight nor unstorable. Kept apart so that the
-        # choice of the next request does not go through all that was wanted at once.
-        self._open: tuple[dict[int, None], ...] = tuple({} for _ in Urgency)
+        self.wants = Wants(register.has)
         self._waiters: dict[int, _Waiter] = {}
-        self._in_flight: set[int] = set()
         self._length_waiters: set[trio.Event] = set()
         self._claims: dict[object, int] = {}
         self._paces: dict[object, float] = {}  # of those that claim and have answered
         self._closed = False
-        self._unstorable: dict[int, Callable[[], Exception]] = {}
         self._store_failed = False
         self._handed: dict[int, _Waiter] = {}  # stored, but a reader that waited has not had its turn yet
         self.keeper: Keeper | None = None
@@ -218,16 +141,14 @@ class SparseRegister:
             return
         if self._closed:
             raise Closed("the drive was closed")
-        for index in missing:
-            if self._unstorable.pop(index, None) is not None:
-                self._settle(index)
+        self.wants.retry(missing)
         self.want(missing, urgency)
         try:
             self.source.wants_changed(self)
             for index in missing:
                 while not has(index):
-                    if index in self._unstorable:
-                        raise self._unstorable[index]()
+                    if index in self.wants.refused:
+                        raise self.wants.refused[index]()
                     if self._budget is not None and not self._budget.left:
                         raise self._budget.error()
                     error = self.source.hopeless(self)
@@ -257,34 +178,11 @@ class SparseRegister:
 
     def want(self, indices: Iterable[int], urgency: Urgency) -> None:
         """Counts a want for each index; call ``source.wants_changed`` afterwards. Undone by :meth:`drop`."""
-        level, is_open = self._levels[urgency], self._open[urgency]
-        for index in indices:
-            level[index] = level.get(index, 0) + 1
-            if self._may_be_asked(index):
-                is_open[index] = None
+        self.wants.add(indices, urgency)
 
     def drop(self, indices: Iterable[int], urgency: Urgency) -> None:
         """Takes back what :meth:`want` counted."""
-        level = self._levels[urgency]
-        for index in indices:
-            left = level[index] - 1
-            if left:
-                level[index] = left
-            else:
-                del level[index]
-                self._open[urgency].pop(index, None)
-
-    def _may_be_asked(self, index: int) -> bool:
-        return index not in self._in_flight and index not in self._unstorable and not self.register.has(index)
-
-    def _settle(self, index: int) -> None:
-        """Puts the chunk into, or takes it out of, what may be asked for, after something about it changed."""
-        may = self._may_be_asked(index)
-        for level, is_open in zip(self._levels, self._open, strict=True):
-            if may and index in level:
-                is_open[index] = None
-            else:
-                is_open.pop(index, None)
+        self.wants.drop(indices, urgency)
 
     async def learn_length(self) -> bool:
         """Waits until a longer signed length is verified (True), or a peer says it has no longer one (False).
@@ -294,9 +192,7 @@ class SparseRegister:
         if self._closed:
             raise Closed("the drive was closed")
         before = self.register.length
-        for index in [index for index in self._unstorable if index >= before]:
-            del self._unstorable[index]
-            self._settle(index)
+        self.wants.retry([index for index in self.wants.refused if index >= before])
         event = trio.Event()
         self._length_waiters.add(event)
         try:
@@ -306,7 +202,7 @@ class SparseRegister:
                     return True
                 if self._claims and max(self._claims.values()) <= self.register.length and self._is_settled():
                     return False
-                for index, make_error in self._unstorable.items():
+                for index, make_error in self.wants.refused.items():
                     if index >= before:
                         raise make_error()
                 error = self.source.hopeless(self)
@@ -361,78 +257,22 @@ class SparseRegister:
         return bool(self._length_waiters)
 
     @property
-    def wanted(self) -> Collection[int]:
-        """The indices that are wanted, most urgent first, each once."""
-        return list(dict.fromkeys(index for level in self._levels for index in level))
-
-    def count_wanted(self, urgency: Urgency) -> int:
-        """How many different chunks are wanted with this urgency, held ones not counted."""
-        return sum(not self.register.has(index) for index in self._levels[urgency])
-
-    @property
-    def count_in_flight(self) -> int:
-        """How many chunks peers were asked for and have not sent yet."""
-        return len(self._in_flight)
-
-    @property
     def waiting(self) -> int:
         """How many different chunks readers wait for."""
         return len(self._waiters)
-
-    def state_of(self, index: int) -> ChunkState:
-        """Where a chunk is in its life (:mod:`datfs.chunk_states`)."""
-        wanted = any(index in level for level in self._levels)
-        if self.register.has(index):
-            return ChunkState.HELD
-        if index in self._unstorable:
-            return ChunkState.REFUSED if wanted else ChunkState.SHELVED
-        if index in self._in_flight:
-            return ChunkState.IN_FLIGHT if wanted else ChunkState.UNWANTED
-        return ChunkState.WANTED if wanted else ChunkState.ABSENT
 
     def next_wants(self, held: Bitfield, limit: int) -> Sequence[int]:
         """Up to ``limit`` wanted chunks that ``held`` has and nobody was asked for yet; reserves them.
 
         Each must end in :meth:`put` or :meth:`release`.
         """
-        chosen: list[int] = []
         if self._budget is not None:
-            limit = min(limit, self._budget.requests(len(self._in_flight)))
+            limit = min(limit, self._budget.requests(len(self.wants.in_flight)))
         if limit <= 0:
-            return chosen
+            return []
         # After a failed write nothing is fetched ahead until one succeeds.
-        cramped = self.cramped
-        for is_open in self._open[:1] if self._store_failed or cramped else self._open:
-            for index in is_open:
-                if held.get(index) and (not cramped or index in self._waiters):
-                    chosen.append(index)
-                    if len(chosen) == limit:
-                        break
-            for index in chosen:
-                self._take(index)
-            if len(chosen) == limit:
-                break
-        return chosen
-
-    def _take(self, index: int) -> None:
-        self._in_flight.add(index)
-        for is_open in self._open:
-            is_open.pop(index, None)
-
-    @property
-    def urgent(self) -> bool:
-        """Whether a chunk that a reader waits for has not been asked for yet."""
-        return bool(self._open[Urgency.NOW])
-
-    @property
-    def needed(self) -> list[int]:
-        """The chunks that readers need now, though they may wait for others first; ascending, none of them here."""
-        return sorted(index for index in self._levels[Urgency.NOW] if not self.register.has(index))
-
-    @property
-    def all_asked(self) -> bool:
-        """Whether everything that is wanted and could be asked for was asked for."""
-        return not any(self._open)
+        only_now = self._store_failed or self.cramped
+        return self.wants.take(held, limit, only_now=only_now, among=self._waiters if self.cramped else None)
 
     def is_waited_for(self, index: int) -> bool:
         """Whether a reader waits for the chunk now."""
@@ -440,17 +280,11 @@ class SparseRegister:
 
     def reserve(self, index: int) -> bool:
         """Reserves one chunk that need not be wanted (the newest, to learn the length). False if it is taken."""
-        if not self._may_be_asked(index) or (self._budget is not None and not self._budget.left):
-            return False
-        self._take(index)
-        return True
+        return (self._budget is None or bool(self._budget.left)) and self.wants.take_one(index)
 
     def release(self, indices: Iterable[int]) -> None:
         """Gives reservations back unfulfilled; call ``wants_changed`` so that others are asked."""
-        for index in indices:
-            if index in self._in_flight:
-                self._in_flight.discard(index)
-                self._settle(index)
+        self.wants.release(indices)
 
     def put(
         self,
@@ -478,8 +312,7 @@ class SparseRegister:
                 return False
             self._store_refused(index, _same(error))
             return False
-        self._in_flight.discard(index)
-        self._settle(index)
+        self.wants.settle(index)
         self.news += 1
         if self._store_failed:
             self._store_works_again()
@@ -492,7 +325,7 @@ class SparseRegister:
         """We appended these chunks ourselves: wakes who waits for them, or for a longer register."""
         self.news += 1
         for index in range(first, first + count):
-            self._settle(index)
+            self.wants.settle(index)
             self._wake(index)
         self._wake_length_waiters()
 
@@ -504,8 +337,7 @@ class SparseRegister:
 
     def _no_room(self, index: int) -> None:
         self.cramped = True
-        self._in_flight.discard(index)
-        self._settle(index)
+        self.wants.settle(index)
 
     def room_again(self) -> None:
         """There is room for chunks that nobody waits for."""
@@ -526,26 +358,20 @@ class SparseRegister:
         try:
             self.register.clear_ranges(ranges)
         finally:
-            wanted, is_open = self._levels[Urgency.NOW], self._open[Urgency.NOW]
-            again = [index for index in wanted if any(first <= index < stop for first, stop in ranges)]
-            is_open.update((index, None) for index in again if self._may_be_asked(index))
-        if again:
+            needed = self.wants.cleared(ranges)
+        if needed:
             self.source.wants_changed(self)
 
-    def _store_refused(self, index: int, make_error: Callable[[], Exception]) -> None:
+    def _store_refused(self, index: int, why: Refusal) -> None:
         self._store_failed = True
-        self._unstorable[index] = make_error
-        self._in_flight.discard(index)
-        self._settle(index)
-        self._fail_one(index, make_error)
+        self.wants.refuse(index, why)
+        self._fail_one(index, why)
         if index >= self.register.length:
             self._wake_length_waiters()
 
     def _store_works_again(self) -> None:
         self._store_failed = False
-        refused, self._unstorable = list(self._unstorable), {}
-        for index in refused:
-            self._settle(index)
+        self.wants.retry(self.wants.refused)
 
     def claim(self, peer: object, length: int) -> None:
         """A peer has told, for the first time or anew, that it knows ``length`` chunks. A claim, not a proof."""

@@ -15,8 +15,9 @@ from datfs.net.report import PeerReport, SwarmReport
 from datfs.net.swarm import Swarm
 from datfs.net.traffic import Traffic
 from datfs.register import Register
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.store import Store
+from datfs.wants import Urgency
 
 PROTOCOL = 1
 RUNS_MOST = 1000  # pieces of a register that are added up to say how many bytes are here
@@ -59,8 +60,8 @@ def register_facts(log: Register, claimed: int | None = None) -> dict[str, Any]:
 
 def wants(register: SparseRegister) -> dict[str, int]:
     """How many chunks are wanted by urgency, how many of them are on their way, and how many readers wait for."""
-    counts = {urgency.name.lower(): register.count_wanted(urgency) for urgency in Urgency}
-    return counts | {"in_flight": register.count_in_flight, "waited_for": register.waiting}
+    counts = {urgency.name.lower(): register.wants.count(urgency) for urgency in Urgency}
+    return counts | {"in_flight": len(register.wants.in_flight), "waited_for": register.waiting}
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def _why_lookup(drives: Sequence[Networked]) -> dict[str, Any]:
     """What keeps paths from being looked up: the chunks that readers need, of the drive where most are needed."""
     if not drives:
         raise NotFound("no drive is open yet: one is looked for, and nobody has told anything of it")
-    drive, swarm = max(drives, key=lambda one: len(one[0].metadata.needed))
-    needed = drive.metadata.needed
+    drive, swarm = max(drives, key=lambda one: len(one[0].metadata.wants.needed))
+    needed = drive.metadata.wants.needed
     return why(drive.metadata, swarm, [(index, index + 1) for index in needed], max(needed, default=-1) + 1)
 
 
@@ -103,7 +103,7 @@ def why(sparse: SparseRegister, swarm: Swarm | None, wanted: Sequence[Range], st
         "chunks": chunks,
         "missing_chunks": chunks - sum(log.data_bits.count(first, end) for first, end in wanted),
         "missing": missing,
-        "readers_wait_for": _among(sparse.needed, missing),
+        "readers_wait_for": _among(sparse.wants.needed, missing),
         "peers": [
             {
                 "address": holder.address,

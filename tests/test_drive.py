@@ -27,7 +27,8 @@ from datfs.errors import (
 )
 from datfs.metadata import Header, Stat, encode_header, encode_record, encode_stat
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import OpenStorage, memory_storage
 from datfs.vfs import Entry, Kind
 from datfs.writer import DriveWriter, chunks_of

@@ -22,7 +22,8 @@ from datfs.inodes import InodeTable
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
 from datfs.net.swarm import Swarm
-from datfs.sparse import NoSource, SparseRegister
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.store import memory_store
 from datfs.vfs import Entry, Kind, Update

@@ -12,7 +12,8 @@ from datfs import holdings
 from datfs.holdings import Availability
 from datfs.metadata import Stat
 from datfs.register import Register
-from datfs.sparse import CopySource, NoSource, SparseRegister
+from datfs.sources import CopySource, NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from tests.helpers import ScriptedPeer, drive_of, make_drive, make_register, noise_chunks
 from tests.vector_drives import read

@@ -49,6 +49,7 @@ PURE = {
     "datfs.transfers",
     "datfs.varint",
     "datfs.vfs",
+    "datfs.wants",
 }
 """No I/O, no clock, no randomness of their own, nothing asynchronous."""
 

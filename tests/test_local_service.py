@@ -23,7 +23,8 @@ from datfs.errors import DatfsError, NoPeers, NotFound, TimedOut
 from datfs.local_service import QUESTION_MOST, LocalService, ask
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.status_text import why_text
 from datfs.store import cache_folder, cache_store
 from datfs.vfs import Kind
@@ -316,7 +317,7 @@ async def test_why_a_lookup_does_not_end(filled: Path, monkeypatch: pytest.Monke
         found = await ask(place, "why", path="docs")
         assert (found["register"], found["missing"], found["readers_wait_for"]) == ("metadata", [[3, 4]], [[3, 4]])
         assert "waits for metadata: chunk 3" in why_text("docs", found)
-        assert not opened.drive.metadata.needed
+        assert not opened.drive.metadata.wants.needed
 
 
 class Silent(NoSource):

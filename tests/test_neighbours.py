@@ -12,9 +12,11 @@ import trio.testing
 from datfs.drive import Drive, DriveTree
 from datfs.neighbours import AHEAD_BYTES, AHEAD_FILES, FOLDERS_KEPT, IN_A_ROW
 from datfs.register import Register
-from datfs.sparse import CopySource, SparseRegister, Urgency
+from datfs.sources import CopySource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.vfs import Entry
+from datfs.wants import Urgency
 from datfs.writer import DriveWriter
 from tests.helpers import make_drive
 
@@ -95,7 +97,7 @@ async def test_a_folder_costs_few_round_trips(autojump_clock: trio.testing.MockC
         assert trio.current_time() - began < (IN_A_ROW + COUNT / (AHEAD_FILES // 2) + 1) * ROUND_TRIP
         assert sorted(source.brought) == list(range(COUNT))
         assert drive.content is not None
-        assert drive.content.count_wanted(Urgency.SOON) == 0
+        assert drive.content.wants.count(Urgency.SOON) == 0
 
 
 async def test_a_file_alone_comes_alone(autojump_clock: trio.testing.MockClock) -> None:
@@ -161,7 +163,7 @@ async def test_what_is_wanted_ahead_is_taken_back(autojump_clock: trio.testing.M
             entries = await listing(tree, name.encode())
             for entry in entries[:IN_A_ROW]:
                 await read(tree, entry)
-        assert len(drive.content.wanted) <= FOLDERS_KEPT * AHEAD_FILES
+        assert len(drive.content.wants) <= FOLDERS_KEPT * AHEAD_FILES
         for name in names[1:]:
             await read(tree, (await listing(tree, name.encode()))[-1])
-        assert not drive.content.wanted
+        assert not drive.content.wants

@@ -14,9 +14,11 @@ from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 from datfs.drive import Drive
 from datfs.fuse_ops import Operations
 from datfs.register import Register
-from datfs.sparse import CopySource, SparseRegister, Urgency
+from datfs.sources import CopySource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.time_travel import TimeTravel
+from datfs.wants import Urgency
 from tests.helpers import make_drive
 
 CTX = cast(RequestContext, SimpleNamespace(pid=0))

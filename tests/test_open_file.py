@@ -16,7 +16,8 @@ from datfs.errors import BadMetadata, CorruptStorage, NoPeers
 from datfs.metadata import Stat
 from datfs.open_file import READ_AHEAD_MAX, OpenFile
 from datfs.register import Register
-from datfs.sparse import CopySource, NoSource, SparseRegister
+from datfs.sources import CopySource, NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import MemoryStorage, OpenStorage, RandomAccess, memory_storage
 from tests.helpers import SEED
 
@@ -42,7 +43,7 @@ class CountingSource(CopySource):
         self.brought: list[int] = []
 
     def wants_changed(self, register: SparseRegister) -> None:
-        before = set(register.wanted)
+        before = set(register.wants)
         super().wants_changed(register)
         self.brought += sorted(before)
 
@@ -74,7 +75,7 @@ def test_any_chunk_sizes_any_reads(sizes: list[int], reads: list[tuple[int, int]
             assert now is None or now == data[offset : offset + length]
             assert await file.read(offset, length) == data[offset : offset + length]
         file.close()
-        assert not copy.wanted
+        assert not copy.wants
 
     run(work)
 
@@ -133,7 +134,7 @@ def test_sequential_reads_read_ahead_and_a_seek_stops_it() -> None:
         await file.read(12_000_000, 4096)
         assert copy.register.data_bits.count(0, 300) == count + 1
         file.close()
-        assert not copy.wanted
+        assert not copy.wants
 
     run(work)
 

@@ -12,8 +12,10 @@ from datfs.drive import Drive
 from datfs.errors import FormatError, NotFound
 from datfs.orders import CHUNKS_MOST, ORDER_SECONDS, Orders
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister, Urgency
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
+from datfs.wants import Urgency
 from tests.cached_drives import cached_drive
 from tests.helpers import ScriptedPeer, drive_of, make_drive
 
@@ -32,12 +34,12 @@ async def test_an_order_is_fetched(autojump_clock: trio.testing.MockClock) -> No
             assert drive.content is not None
             looked = orders.fetch({"chunks": [[0, 2], [5, length]], "look": True})
             assert looked == {"missing": [[0, 2], [5, length]], "full": False, "hopeless": None}
-            assert drive.content.count_wanted(Urgency.LATER) == 0
+            assert drive.content.wants.count(Urgency.LATER) == 0
             assert orders.fetch({"chunks": [[0, 2], [5, length]]})["missing"] == [[0, 2], [5, length]]
             await trio.sleep(5)
             assert orders.fetch({"chunks": [[0, length]], "look": True})["missing"] == [[2, 5]]
             await trio.sleep(ORDER_SECONDS)
-            assert drive.content.count_wanted(Urgency.LATER) == 0
+            assert drive.content.wants.count(Urgency.LATER) == 0
             nursery.cancel_scope.cancel()
 
 
@@ -55,9 +57,9 @@ async def test_an_order_ends(autojump_clock: trio.testing.MockClock) -> None:
         nursery.start_soon(orders.run)
         answer = orders.fetch({"chunks": [[0, 1 << 20], [1 << 21, 1 << 22]]})
         assert "nobody has it" in answer["hopeless"]
-        assert copy.count_wanted(Urgency.LATER) == CHUNKS_MOST
+        assert copy.wants.count(Urgency.LATER) == CHUNKS_MOST
         await trio.sleep(ORDER_SECONDS + 2)
-        assert copy.count_wanted(Urgency.LATER) == 0
+        assert copy.wants.count(Urgency.LATER) == 0
         nursery.cancel_scope.cancel()
     assert orders.prune({"bytes": 5}) == {"freed": 0}
 

@@ -9,7 +9,8 @@ from datfs.crypto import key_pair
 from datfs.metadata import Header, encode_header
 from datfs.past_index import FETCHED_AHEAD, READ_AT_ONCE, PastIndex
 from datfs.register import Register
-from datfs.sparse import CopySource, NoSource, SparseRegister
+from datfs.sources import CopySource, NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.writer import DriveWriter, chunks_of
 from tests.helpers import SEED

@@ -14,8 +14,10 @@ from datfs.bitfield import Bitfield
 from datfs.chunk_states import CHUNK, ChunkEvent, ChunkState
 from datfs.errors import Closed, CorruptStorage, NoPeers
 from datfs.register import Register
-from datfs.sparse import CopySource, NoSource, SparseRegister, Urgency
+from datfs.sources import CopySource, NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import MemoryStorage, memory_storage
+from datfs.wants import Urgency
 from tests.helpers import make_register
 
 CHUNKS = [bytes([number]) * (number + 1) for number in range(24)]
@@ -46,7 +48,7 @@ async def test_offline_fails_at_once() -> None:
     copy = SparseRegister(Register.open(memory_storage(), key=origin.key), NoSource("we are offline"))
     with pytest.raises(NoPeers, match="offline"):
         await copy.ensure([3])
-    assert not copy.wanted
+    assert not copy.wants
     copy.source = CopySource(origin)
     await copy.ensure([3])
     copy.source = NoSource("we are offline")
@@ -68,12 +70,12 @@ async def test_two_readers_share_one_wait(autojump_clock: trio.testing.MockClock
         nursery.start_soon(read, 1, 1)
         nursery.start_soon(read, 2, 100)
         await trio.sleep(2)
-        assert copy.wanted == [5]
+        assert list(copy.wants) == [5]
         assert copy.waiting == 1
         proof = origin.proof(5, copy.register.digest(5))
         copy.put(5, CHUNKS[5], proof.nodes, proof.signature)
     assert woken == [2]
-    assert not copy.wanted
+    assert not copy.wants
     assert not copy.waiting
 
 
@@ -182,7 +184,7 @@ async def test_what_we_append_wakes_readers(autojump_clock: trio.testing.MockClo
         await trio.sleep(1)
         sparse.appended(register.append(CHUNKS[5:7]), 2)
     assert lengths == [7]
-    assert not sparse.wanted
+    assert not sparse.wants
 
 
 async def test_close_ends_length_waiters(autojump_clock: trio.testing.MockClock) -> None:
@@ -319,9 +321,9 @@ class WantList(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert {index: self.copy.state_of(index) for index in self.states} == self.states
-        assert set(self.copy.wanted) == {index for index, _ in self.wants}
-        wanted = {index for level in self.copy._open for index in level}
+        assert {index: self.copy.wants.state_of(index) for index in self.states} == self.states
+        assert set(self.copy.wants) == {index for index, _ in self.wants}
+        wanted = {index for level in self.copy.wants._open for index in level}
         assert wanted == self.those(ChunkState.WANTED)  # none is forgotten, none could be asked for twice
 
 

@@ -17,7 +17,8 @@ from datfs.errors import Gone, IsADirectory, NotADirectory, NotFound, Unavailabl
 from datfs.inodes import InodeTable
 from datfs.net.messages import Message, Request, Unhave
 from datfs.register import Register
-from datfs.sparse import CopySource, NoSource, SparseRegister
+from datfs.sources import CopySource, NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.time_travel import TimeTravel, with_past
 from datfs.vfs import Entry, FileTree, Kind, Update

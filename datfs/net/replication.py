@@ -245,7 +245,7 @@ class PeerState:
         if now < self._avoided_until and register.peers > 1:
             return
         room = int(min(self._window, self._affordable())) - len(self._asked)
-        if room <= 0 or (in_batches and room < int(self._window / 4) and not register.urgent):
+        if room <= 0 or (in_batches and room < int(self._window / 4) and not register.wants.urgent):
             return
         if not self._asked:
             self._progress = now
@@ -272,7 +272,7 @@ class PeerState:
         self.outgoing.append(Request(index=index, nodes=self.register.register.digest(index)))
 
     def _want_regions(self) -> None:
-        for index in self.register.wanted:
+        for index in self.register.wants:
             region = index // REGION
             if index < self.length and region not in self._regions and self._unanswered < WANTS_UNANSWERED:
                 self._want_region(region)
@@ -318,7 +318,7 @@ class PeerState:
         if register.peers > 1:
             patience = self._patience()
             old = [index for index, asked_at in self._asked.items() if now - asked_at > patience]
-            if old and (register.all_asked or register.length_wanted or any(map(register.is_waited_for, old))):
+            if old and (register.wants.all_asked or register.length_wanted or any(map(register.is_waited_for, old))):
                 return old
         return [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
 

@@ -13,7 +13,8 @@ import trio
 import datfs
 from datfs.crypto import key_pair
 from datfs.net.swarm import Swarm
-from datfs.sparse import NoSource, SparseRegister
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.writer import DriveWriter, chunks_of
 from tests.interop.datfs_side import datfs as run_datfs

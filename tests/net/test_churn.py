@@ -22,7 +22,8 @@ from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.net.upload import UploadState
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister, _Waiter
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister, _Waiter
 from datfs.storage import memory_storage
 from tests.helpers import PeerWorld, ScriptedPeer, honest, make_register
 
@@ -223,7 +224,7 @@ async def ten_minutes() -> None:
         for _ in range(ROUNDS):
             await churn.a_round(MINUTES * 60 / ROUNDS)
             assert not churn.swarm.sessions
-            assert (churn.copy.waiting, len(churn.copy.wanted), churn.copy.peers) == (0, 0, 0)
+            assert (churn.copy.waiting, len(churn.copy.wants), churn.copy.peers) == (0, 0, 0)
             assert not churn.copy.length_wanted
             gc.collect()
             memory.append(tracemalloc.get_traced_memory()[0])

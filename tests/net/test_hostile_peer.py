@@ -30,10 +30,10 @@ async def test_beside_a_good_peer(make: MakePeer, autojump_clock: trio.testing.M
             for index in random.Random(1).sample(range(40), 40):
                 await copy.ensure([index])
         assert [copy.register.get(index) for index in range(40)] == CHUNKS
-        assert not copy.wanted
+        assert not copy.wants
         assert not copy.waiting
         await trio.sleep(60)
-        assert not copy._in_flight
+        assert not copy.wants.in_flight
     assert hostile.connections
 
 
@@ -54,7 +54,7 @@ async def test_useless_alone(make: MakePeer, autojump_clock: trio.testing.MockCl
         with pytest.raises((Unavailable, trio.TooSlowError)):
             with trio.fail_after(5):
                 await copy.ensure(range(40))
-        assert not copy.wanted
+        assert not copy.wants
         assert not copy.waiting
         assert trio.current_time() <= 5.001
 
@@ -82,4 +82,4 @@ async def test_liars_are_banned(make: MakePeer, autojump_clock: trio.testing.Moc
                 await swarm.serve(ours, "caller")
             nursery.cancel_scope.cancel()
         assert not swarm.sessions
-        assert not copy._in_flight
+        assert not copy.wants.in_flight

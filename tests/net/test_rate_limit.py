@@ -16,8 +16,10 @@ from datfs.net.rate_limit import BURST, RATE_LEAST, TURN, RateLimit
 from datfs.net.replication import PeerState
 from datfs.net.swarm import Swarm
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister, Urgency
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
+from datfs.wants import Urgency
 from tests.helpers import PeerWorld, ScriptedPeer, make_register
 
 CHUNK = 16_384

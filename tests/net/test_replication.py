@@ -29,8 +29,9 @@ from datfs.net.replication import (
 )
 from datfs.net.turns import ask_in_turn
 from datfs.register import Register
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
+from datfs.wants import Urgency
 from tests.helpers import honest, make_register
 
 COUNT = 40
@@ -394,7 +395,7 @@ def download(
     sent: dict[PeerState, list[int]] = {peer: [] for peer in seconds}
     busy_until = dict.fromkeys(seconds, 0.0)
     ticked = 0.0
-    while copy.wanted and not copy.has_range(0, source.length):
+    while copy.wants and not copy.has_range(0, source.length):
         for peer, queue in queues.items():
             new = asked(peer)
             if new and not queue:
@@ -597,12 +598,12 @@ class ManyPeers(RuleBasedStateMachine):
     def nothing_is_asked_twice(self) -> None:
         asked_now = [index for peer in self.source.peers for index in peer._asked]
         assert len(asked_now) == len(set(asked_now))
-        assert self.copy._in_flight == {index for index in asked_now if not self.copy.register.has(index)}
+        assert self.copy.wants.in_flight == {index for index in asked_now if not self.copy.register.has(index)}
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
-        free = {index for index, _ in self.wants if not self.copy.register.has(index)} - self.copy._in_flight
-        assert {index for level in self.copy._open for index in level} == free
+        free = {index for index, _ in self.wants if not self.copy.register.has(index)} - set(self.copy.wants.in_flight)
+        assert {index for level in self.copy.wants._open for index in level} == free
 
     def teardown(self) -> None:
         """Honest from here on: all that is wanted and held by some peer arrives."""
@@ -619,7 +620,7 @@ class ManyPeers(RuleBasedStateMachine):
         assert all(self.copy.register.has(index) for index in wanted & held)
         for index, urgency in self.wants:
             self.copy.drop([index], urgency)
-        assert not self.copy.wanted
+        assert not self.copy.wants
 
 
 TestManyPeers = ManyPeers.TestCase

@@ -15,7 +15,8 @@ from datfs.net.swarm import Swarm
 from datfs.net.upload import QUEUE_MOST, UploadState
 from datfs.proof import PresenceSet
 from datfs.register import Register
-from datfs.sparse import NoSource, SparseRegister
+from datfs.sources import NoSource
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from tests.helpers import make_register
 

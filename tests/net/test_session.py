@@ -22,8 +22,9 @@ from datfs.net.swarm import DOUBLE_SECONDS, Swarm
 from datfs.net.traffic import Meters
 from datfs.net.transport import Address
 from datfs.register import Register
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
+from datfs.wants import Urgency
 from tests.helpers import ScriptedPeer, drive_of, honest, make_drive, make_register, reported, swarm_of
 
 CHUNKS = [random.Random(number).randbytes(40 + number) for number in range(40)]
@@ -230,7 +231,7 @@ async def test_a_session_that_ended_takes_no_part(autojump_clock: trio.testing.M
         session.announce(copy, 0, 5)
         swarm.wants_changed(copy)
         session.open_register(SparseRegister(make_register([b"x"], b"x" * 32), swarm))
-        assert not copy._in_flight
+        assert not copy.wants.in_flight
         with pytest.raises(NoPeers, match="as a test"):
             await copy.ensure([2])
 

@@ -15,8 +15,9 @@ from datfs.net.messages import Data, Have, Message, Request, Unhave
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address
 from datfs.register import Register
-from datfs.sparse import SparseRegister, Urgency
+from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
+from datfs.wants import Urgency
 from tests.helpers import SEED, ScriptedPeer, drive_of, honest, make_drive, make_register, reported, swarm_of
 
 CHUNKS = [bytes([number]) * (100 + number) for number in range(60)]
@@ -47,7 +48,7 @@ async def test_everything_from_one_peer(autojump_clock: trio.testing.MockClock) 
         await read_all(copy)
         asked = [request.index for _, request in peer.asked]
         assert sorted(asked) == list(range(60))
-        assert not copy.wanted
+        assert not copy.wants
 
 
 async def test_spread_over_three_peers(autojump_clock: trio.testing.MockClock) -> None:
@@ -104,7 +105,7 @@ async def test_a_reader_stops_waiting_at_its_deadline(autojump_clock: trio.testi
         with pytest.raises(trio.TooSlowError):
             with trio.fail_after(5):
                 await copy.ensure([1, 2, 3])
-        assert not copy.wanted
+        assert not copy.wants
         assert not copy.waiting
 
 
@@ -271,7 +272,7 @@ async def test_random_faults_and_readers(autojump_clock: trio.testing.MockClock)
         async with trio.open_nursery() as nursery:
             for number in range(6):
                 nursery.start_soon(reader, number)
-        assert not copy.wanted
+        assert not copy.wants
         assert not copy.waiting
 
 
@@ -311,7 +312,7 @@ async def test_read_ahead_alone_never_raises(autojump_clock: trio.testing.MockCl
         assert peer.asked[0][1].index == 3
         copy.drop(range(10, 60), Urgency.LATER)
         copy.drop([3], Urgency.SOON)
-        assert not copy.wanted
+        assert not copy.wants
 
 
 async def test_a_drive_through_peers(autojump_clock: trio.testing.MockClock) -> None:
@@ -326,7 +327,7 @@ async def test_a_drive_through_peers(autojump_clock: trio.testing.MockClock) -> 
         assert [request.index for register, request in peer.asked if register == 1] == [3]
         file.close()
         assert drive.content is not None
-        assert not drive.content.wanted
+        assert not drive.content.wants
 
 
 class FindsNobody:
