@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fuse
 
 WAYS = [pytest.param((), id="buffered"), pytest.param(("--direct",), id="direct")]
 OTHER_PAGE = 256 * 1024
-SOON = 3.0  # seconds; the timeout of these mounts is ten times that
+SOON = 10.0  # seconds; the timeout of these mounts is three times that
 
 CATCHERS = ("dd", "python", "handler")
 """They catch some of the signals. Then the kernel lets them wait for a page that another program has asked for."""

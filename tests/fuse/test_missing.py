@@ -20,6 +20,7 @@ from tests.memory_tree import noise
 
 pytestmark = pytest.mark.fuse
 
+AT_ONCE = 10.0  # of the half minute that a reader could wait
 WAYS = [pytest.param((), id="buffered"), pytest.param(("--direct",), id="direct")]
 
 # Reads one byte of each file in a thread of its own; prints the errnos it got.
@@ -69,26 +70,26 @@ def failure(path: Path, offset: int = 0, length: int = 4096) -> tuple[int, float
 @pytest.mark.parametrize(("offset", "length"), [(500_000, 4096), (500_001, 300_000)])
 def test_a_read_times_out(mounter: Mounter, way: tuple[str, ...], offset: int, length: int) -> None:
     """ETIMEDOUT after the timeout, and not after twice of it, however the kernel cuts the read."""
-    served = mounter("missing", "--timeout", "1", *way)
+    served = mounter("missing", "--timeout", "3", *way)
     code, took = failure(served.point / "partly.bin", offset, length)
     assert code == errno.ETIMEDOUT
-    assert 0.9 < took < 1.9
+    assert 2.9 < took < 5.9
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_failed_fails_fast(mounter: Mounter, way: tuple[str, ...]) -> None:
     """Opened again after a time-out, and read elsewhere, it fails at once; not once something came."""
-    served = mounter("missing", "--timeout", "1", *way)
+    served = mounter("missing", "--timeout", "2", *way)
     path = served.point / "partly.bin"
     assert failure(path, 500_000)[0] == errno.ETIMEDOUT
     for offset in (500_000, 900_000):
         code, took = failure(path, offset)
         assert code == errno.ETIMEDOUT
-        assert took < 0.5
+        assert took < 1.5
     served.command("news partly.bin")
     code, took = failure(path, 700_000)
     assert code == errno.ETIMEDOUT
-    assert took > 0.9
+    assert took > 1.9
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -115,7 +116,7 @@ def test_what_is_here_is_read_at_once(mounter: Mounter, way: tuple[str, ...]) ->
     with (served.point / "partly.bin").open("rb", buffering=0) as file:
         began = time.monotonic()
         assert file.read(8192) == noise(3, 1024 * 1024)[:8192]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < AT_ONCE
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,7 +143,7 @@ def test_errors_reach_the_reader(mounter: Mounter, way: tuple[str, ...]) -> None
     ]:
         got, took = failure(served.point / name)
         assert (name, got) == (name, code)
-        assert took < 2
+        assert took < AT_ONCE
     assert (served.point / "local.bin").read_bytes() == noise(2, 2 * 1024 * 1024)
     log = served.log()
     assert log.count("ValueError: a bug") == 1
@@ -160,20 +161,20 @@ def test_two_hundred_blocked_readers_hold_up_nobody(mounter: Mounter, way: tuple
         assert os.stat(served.point / "corrupt.bin").st_size == 100_000
         assert not (served.point / "nothing").exists()
         os.statvfs(served.point)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < AT_ONCE
         assert served.waiting() >= WAITERS
         # And they end at once with the mount.
         began = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         code, _ = served.end()
         assert code == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < AT_ONCE
     assert not served.mounted
 
 
 def test_names_that_wait_time_out(mounter: Mounter) -> None:
     """Metadata nobody delivers: ETIMEDOUT for lookup and listing; what the kernel knows still answers."""
-    served = mounter("missing", "--timeout", "1")
+    served = mounter("missing", "--timeout", "3")
     assert os.stat(served.point / "local.bin").st_size
     served.command("hold")
     for ask in (
@@ -184,7 +185,7 @@ def test_names_that_wait_time_out(mounter: Mounter) -> None:
         with pytest.raises(OSError) as caught:
             ask()
         assert caught.value.errno == errno.ETIMEDOUT
-        assert 0.9 < time.monotonic() - began < 1.9
+        assert 2.9 < time.monotonic() - began < 5.9
     assert os.stat(served.point / "local.bin").st_size
     served.command("free")
     assert "corrupt.bin" in os.listdir(served.point)
@@ -192,7 +193,7 @@ def test_names_that_wait_time_out(mounter: Mounter) -> None:
 
 def test_a_page_fault_on_missing_data_ends_in_time(mounter: Mounter) -> None:
     """A mapped file whose data do not come: SIGBUS after one timeout, not three."""
-    served = mounter("missing", "--timeout", "1")
+    served = mounter("missing", "--timeout", "4")
     code = (
         "import mmap, sys; file = open(sys.argv[1], 'rb')\n"
         "view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ); print(view[0], flush=True); view[500000]"
@@ -206,7 +207,7 @@ def test_a_page_fault_on_missing_data_ends_in_time(mounter: Mounter) -> None:
     )
     assert done.returncode == -signal.SIGBUS
     assert done.stdout == b"%d\n" % noise(3, 1024 * 1024)[0]
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -215,5 +216,5 @@ def test_a_killed_reader_does_not_outlive_the_timeout(mounter: Mounter, way: tup
     served = mounter("missing", "--timeout", "1", *way)
     with readers(served, 1) as process:
         process.kill()
-        process.wait(3)
+        process.wait(AT_ONCE)
     assert (served.point / "local.bin").stat().st_size

@@ -16,6 +16,7 @@ from tests.interop.reference import MadeDrive, Operation, ReferencePeer, fill, m
 
 UNREACHABLE, TIMED_OUT, IO_ERROR = b"No route to host", b"Connection timed out", b"Input/output error"
 MORE = 3_000_000
+AT_ONCE = 12.0  # of the 20 or 30 seconds that a reader could wait
 CHUNKS = -(-MORE // 65_536)
 
 DriveOf = Callable[[str], MadeDrive]
@@ -128,7 +129,7 @@ def test_a_peer_that_stalls(large: MadeDrive, tmp_path: Path) -> None:
             started = time.monotonic()
             failed = mount.try_run("cat more.bin")
             assert (failed.returncode, TIMED_OUT in failed.stderr) == (1, True), failed.stderr
-            assert 1.9 < time.monotonic() - started < 6
+            assert 1.9 < time.monotonic() - started < 15
             assert mount.run("head -c 100 more.bin") == fill("/more.bin", MORE)[:100]
 
 
@@ -148,7 +149,7 @@ def test_a_peer_that_says_nothing(large: MadeDrive, flags: list[str]) -> None:
         started = time.monotonic()
         data, code, said = cat(large, "/last.txt", "--timeout", "1.5", *peers(silent))
         assert (data, code) == (b"", 5), said
-        assert 1.4 < time.monotonic() - started < 6
+        assert 1.4 < time.monotonic() - started < 15
         assert re.search(r"within 1\.5 s|1\.5 s", said), said
         with serve(large.path) as good:
             assert_whole(large, *peers(silent, good))
@@ -228,7 +229,7 @@ def test_a_peer_that_dies(large: MadeDrive, tmp_path: Path) -> None:
             failed = mount.try_run("cat more.bin")
             assert (failed.returncode, UNREACHABLE in failed.stderr) == (1, True), failed.stderr
             assert mount.run("cat last.txt; ls | wc -l") == b"last\n2\n"
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < AT_ONCE
             with serve(large.path, "--port", str(peer.port)):
                 time.sleep(1.2)  # an address rests for a second after a failure
                 assert sha256(mount.run("cat more.bin")) == large.files["/more.bin"].sha256
@@ -247,7 +248,7 @@ def test_offline(large: MadeDrive, tmp_path: Path) -> None:
             started = time.monotonic()
             failed = mount.try_run("cat more.bin")
             assert (failed.returncode, UNREACHABLE in failed.stderr) == (1, True), failed.stderr
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < AT_ONCE
         read = datfs("cat", large.link, "/more.bin", *arguments)
         assert (read.returncode, read.stdout) == (5, b"")
         assert b"offline" in read.stderr
@@ -265,4 +266,4 @@ def test_a_dead_peer_from_the_start(large: MadeDrive, tmp_path: Path) -> None:
     assert b"showing version 2" in read.stderr
     read = datfs("cat", large.link, "/more.bin", *where)
     assert (read.returncode, read.stdout) == (5, b"")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < AT_ONCE

@@ -18,7 +18,7 @@ from tests.interop.reference import MadeDrive, fill, open_store, serve
 pytestmark = pytest.mark.fuse
 
 DriveOf = Callable[[str], MadeDrive]
-AT_ONCE = 5.0  # of a minute that reads could wait
+AT_ONCE = 15.0  # of a minute that reads could wait
 
 
 @pytest.fixture
