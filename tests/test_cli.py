@@ -625,3 +625,20 @@ def test_mount_without_pyfuse3_names_the_commands(tmp_path: Path) -> None:
     assert "pip install 'datfs[fuse]'" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert run_without("cat", str(SIMPLE), "hello.txt").stdout == "hello world\n"
+
+
+@pytest.mark.parametrize("module", ["datfs", "datfs.cli.mount_helper"])
+def test_an_interrupt_before_anything_began_is_quiet(tmp_path: Path, module: str) -> None:
+    """Ctrl-C while the modules are still being read: no traceback, and a caller sees what the end was."""
+    slow = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+    (tmp_path / "trio.py").write_text(slow)
+    start = "from datfs.__main__ import main, mount_helper; (mount_helper if 'helper' in sys.argv[1] else main)()"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}", module],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("", "")
+    assert ended.returncode == -signal.SIGINT
