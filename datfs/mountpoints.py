@@ -113,7 +113,6 @@ def check_device() -> None:
                 f"'--device {FUSE_DEVICE} --cap-add SYS_ADMIN'. 'datfs ls' and 'datfs cat' do without it"
             ) from None
     elif shutil.which("fusermount3") is None:
-        # It mounts for users with the rights of root, so theirs on the device do not matter.
         raise MountError("fusermount3 is missing, which mounts for users other than root; run: apt-get install fuse3")
 
 
