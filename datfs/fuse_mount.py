@@ -209,8 +209,6 @@ def _mount(operations: Operations, point: str, options: MountOptions) -> mountpo
     hint = ""
     if "allow_" in reason:
         hint = "; as root: echo user_allow_other >> /etc/fuse.conf"
-    elif "failed to open" in reason and os.geteuid() != 0:
-        hint = f"; as root: chmod 666 {mountpoints.FUSE_DEVICE}"
     elif "permitted" in reason.lower() or "permission" in reason.lower():
         hint = "; in a container: --device /dev/fuse --cap-add SYS_ADMIN"
     raise MountError(f"{point} cannot be mounted: {reason}{hint}")

@@ -409,6 +409,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_p
         assert said == b""
 
 
+def test_a_reader_that_is_gone_is_no_error_to_what_waits_either(tmp_path: Path) -> None:
+    """``datfs doctor | head -1``, which prints from a task among others."""
+    gone, output_end = os.pipe()
+    os.close(gone)
+    ended = datfs("doctor", "--discovery", "none", "--cache-dir", tmp_path, stdout=output_end)
+    os.close(output_end)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # --- peers and the cache --------------------------------------------------------------------------------------------
 
 
