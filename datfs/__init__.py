@@ -12,16 +12,18 @@
 Everything that waits can be cancelled: put ``trio.fail_after`` around it.
 """
 
-from importlib.metadata import version as _version
+import importlib as _importlib
+import typing as _typing
 
-from datfs.client import OpenDrive, Options, open_drive
-from datfs.drive import Drive, DriveTree
-from datfs.errors import DatfsError
-from datfs.link import Link, discovery_key, parse_link
-from datfs.net.listening import ListenAt
-from datfs.register import Register
+if _typing.TYPE_CHECKING:
+    from datfs.client import OpenDrive, Options, open_drive
+    from datfs.drive import Drive, DriveTree
+    from datfs.errors import DatfsError
+    from datfs.link import Link, discovery_key, parse_link
+    from datfs.net.listening import ListenAt
+    from datfs.register import Register
 
-__version__ = _version("datfs")
+    __version__: str
 
 __all__ = [
     "DatfsError",
@@ -37,3 +39,33 @@ __all__ = [
     "open_drive",
     "parse_link",
 ]
+
+_HOMES = {
+    "DatfsError": "errors",
+    "Drive": "drive",
+    "DriveTree": "drive",
+    "Link": "link",
+    "ListenAt": "net.listening",
+    "OpenDrive": "client",
+    "Options": "client",
+    "Register": "register",
+    "discovery_key": "link",
+    "open_drive": "client",
+    "parse_link": "link",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public names, imported when they are asked for: the command line has to set up something before."""
+    if name == "__version__":
+        value: object = _importlib.import_module("importlib.metadata").version("datfs")
+    elif name in _HOMES:
+        value = getattr(_importlib.import_module(f"datfs.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'datfs' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -243,6 +243,7 @@ class DriveTree:
             except BadMetadata:
                 newest = None  # the root still exists; walks that need the record say what is wrong with it
         self._root = _directory((), None, newest)
+        self._claimed_bytes = _content_end(newest)
 
     def rooted_at(self, root: Entry) -> DriveTree:
         """The same tree with a directory of it as its root; paths in entries stay those of the drive."""
@@ -405,10 +406,18 @@ class DriveTree:
         return holdings.availability(content, stat)
 
     def stats(self) -> TreeStats:
-        """Bytes of the content register and number of changes, as far as they are known here."""
+        """Bytes of the content register and number of changes, as far as they are known here.
+
+        Before anything of the content came, by what the newest entry claims, which is mostly the end of it.
+        """
         content = self.drive.content
-        held = content.register.byte_length if content is not None else 0
-        return TreeStats(bytes=held, entries=self.version)
+        known = content.register.byte_length if content is not None else 0
+        return TreeStats(bytes=max(known, self._claimed_bytes), entries=self.version)
+
+
+def _content_end(newest: Record | None) -> int:
+    stat = newest.stat if newest is not None else None
+    return stat.byte_offset + stat.size if stat is not None and plausible(stat, None) is None else 0
 
 
 def _seq_of(entry: Entry) -> int:

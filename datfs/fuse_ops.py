@@ -49,6 +49,9 @@ ECHO_SECONDS = 0.5
 # tries again and again, or the next one, does not wait in vain as long.
 HOPELESS_SECONDS = 10.0
 HOPELESS_KEPT = 1000  # files
+# A file of which some read has waited this long is opened past the page cache, as nothing but a deadly signal frees
+# a program from the wait for a page that another one has asked for. Not at once, as it costs MAP_SHARED.
+STUCK_SECONDS = 3.0
 NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
 
 _BLOCK_SIZE = 65_536  # st_blksize: the usual chunk
@@ -182,7 +185,8 @@ class _OpenFile:
     """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start.
 
     ``denied``: nothing is fetched for it.
-    ``interrupted``: when a read was last given up because of a signal.
+    ``interrupted``: the same of a read that was given up because of a signal; ``left``: if it was so twice. The program
+    came back after its handler ran, as one that has the file mapped must; it goes on when the read fails.
     """
 
     file: TreeFile
@@ -192,8 +196,9 @@ class _OpenFile:
     opener: int  # the thread
     denied: bool = False
     program: int = 0  # that it is of, once it matters
-    interrupted: float = -math.inf
-    late: tuple[int, int, float] = (0, 0, 0.0)
+    interrupted: tuple[int, int, float] = (0, 0, -math.inf)
+    left: tuple[int, int, float] = (0, 0, -math.inf)
+    late: tuple[int, int, float] = (0, 0, -math.inf)
     waiting: set[tuple[int, int, float]] = field(default_factory=set)
 
     def is_called(self, look: Look) -> bool:
@@ -206,8 +211,18 @@ class _OpenFile:
         self.late = (offset, end, now)
 
     def is_echo(self, offset: int, end: int, now: float) -> bool:
-        first, last, when = self.late
-        return offset < last and end > first and now - when < ECHO_SECONDS
+        if now - self.left[2] < ECHO_SECONDS and _overlap(self.left, offset, end):
+            return True
+        return self.buffered and now - self.late[2] < ECHO_SECONDS and _overlap(self.late, offset, end)
+
+    def note_interrupted(self, offset: int, end: int, now: float) -> None:
+        if _overlap(self.interrupted, offset, end):
+            self.left = (offset, end, now)
+        self.interrupted = (offset, end, now)
+
+
+def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:
+    return offset < before[1] and end > before[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +443,10 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        """Complete files go through the page cache, which is right for ever since an inode never changes."""
+        """Complete files go through the page cache, which is right for ever since an inode never changes.
+
+        It is always kept: to drop it, the kernel would wait in ``open`` for every page that somebody reads.
+        """
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.ReadOnly("a mounted drive cannot be changed")
         entry = self.inodes.entry(inode)
@@ -439,10 +457,19 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EACCES)
         if not denied:
             file.begin()
-        buffered = self.buffer_incomplete or file.complete
+        buffered = file.complete or (self.buffer_incomplete and not self._is_stuck(inode))
         handle = next(self._handles)
         self._files[handle] = _OpenFile(file, entry, buffered, inode, ctx.pid, denied)
-        return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=buffered)
+        return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=True)
+
+    def _is_stuck(self, inode: int) -> bool:
+        long_ago = trio.current_time() - STUCK_SECONDS
+        return len(self._waits) > 0 and any(
+            since <= long_ago
+            for opened in self._files.values()
+            if opened.inode == inode
+            for _, _, since in opened.waiting
+        )
 
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -461,8 +488,8 @@ class Operations(pyfuse3.Operations):
         now = trio.current_time()
         # Now, as the thread may end before the program.
         opened.program = opened.program or program_of(opened.opener)
-        echo = opened.buffered and opened.is_echo(offset, end, now)
-        if now - opened.interrupted < ECHO_SECONDS and opened.is_called(Look()):
+        echo = opened.is_echo(offset, end, now)
+        if now - opened.interrupted[2] < ECHO_SECONDS and opened.is_called(Look()):
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
         in_vain = echo or self._is_hopeless(opened, now)
         read = (offset, size, now)
@@ -472,7 +499,7 @@ class Operations(pyfuse3.Operations):
                 lambda: opened.file.read(offset, size), WAITING_READS, opened.is_called, 0.0 if in_vain else None
             )
         except InterruptedError:
-            opened.interrupted = trio.current_time()
+            opened.note_interrupted(offset, end, trio.current_time())
             raise
         except errors.TimedOut:
             if not in_vain:

@@ -104,17 +104,19 @@ def check_device() -> None:
             f"there is no {FUSE_DEVICE}; try 'modprobe fuse' as root, in a container '--device {FUSE_DEVICE} "
             "--cap-add SYS_ADMIN'. 'datfs ls' and 'datfs cat' do without it"
         )
-    if os.geteuid() == 0:
-        try:
-            os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            raise MountError(
-                f"{FUSE_DEVICE} cannot be opened: {error.strerror}; in a container it takes "
-                f"'--device {FUSE_DEVICE} --cap-add SYS_ADMIN'. 'datfs ls' and 'datfs cat' do without it"
-            ) from None
-    elif shutil.which("fusermount3") is None:
-        # It mounts for users with the rights of root, so theirs on the device do not matter.
+    user = os.geteuid() != 0
+    if user and shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing, which mounts for users other than root; run: apt-get install fuse3")
+    try:
+        # libfuse opens it with the rights of the user, too, and has fusermount3 mount then.
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        fix = f"as root: chmod 666 {FUSE_DEVICE}"
+        if not user:
+            fix = f"in a container it takes '--device {FUSE_DEVICE} --cap-add SYS_ADMIN'"
+        raise MountError(
+            f"{FUSE_DEVICE} cannot be opened ({error.strerror}); {fix}. 'datfs ls' and 'datfs cat' do without it"
+        ) from None
 
 
 def prepare(path: str) -> str:

@@ -9,6 +9,7 @@ from datfs.text import count, ranges_text, show, show_size
 
 Facts = dict[str, Any]
 RANGES_SHOWN = 20
+FILES_SHOWN = 20  # of each drive; those with the oldest waiting reads
 
 
 def status_text(facts: Facts) -> str:
@@ -46,7 +47,7 @@ def status_text(facts: Facts) -> str:
     files = facts.get("files", [])
     if files:
         lines.append(f"  {count(len(files), 'file')} open that are not here whole:")
-    for file in files:
+    for file in sorted(files, key=_longest_wait, reverse=True)[:FILES_SHOWN]:
         held, chunks = file["chunks_held"], file["chunks"]
         line = f"    {_shown(file['path'])}: {held} of {count(chunks, 'chunk')} here"
         if chunks:
@@ -57,7 +58,13 @@ def status_text(facts: Facts) -> str:
         for read in file["reads"]:
             line += f"\n      a read of {read['size']} bytes at {read['offset']} waits for {read['seconds']:.1f} s"
         lines.append(line)
+    if len(files) > FILES_SHOWN:
+        lines.append(f"    and {count(len(files) - FILES_SHOWN, 'more file')}; --json tells all")
     return "\n".join(lines)
+
+
+def _longest_wait(file: Facts) -> float:
+    return max((float(read["seconds"]) for read in file["reads"]), default=-1.0)
 
 
 def statuses_text(facts: Facts) -> str:

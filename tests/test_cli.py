@@ -409,6 +409,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_p
         assert said == b""
 
 
+def test_a_reader_that_is_gone_is_no_error_to_what_waits_either(tmp_path: Path) -> None:
+    """``datfs doctor | head -1``, which prints from a task among others."""
+    gone, output_end = os.pipe()
+    os.close(gone)
+    ended = datfs("doctor", "--discovery", "none", "--cache-dir", tmp_path, stdout=output_end)
+    os.close(output_end)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # --- peers and the cache --------------------------------------------------------------------------------------------
 
 
@@ -625,3 +634,20 @@ def test_mount_without_pyfuse3_names_the_commands(tmp_path: Path) -> None:
     assert "pip install 'datfs[fuse]'" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert run_without("cat", str(SIMPLE), "hello.txt").stdout == "hello world\n"
+
+
+@pytest.mark.parametrize("module", ["datfs", "datfs.cli.mount_helper"])
+def test_an_interrupt_before_anything_began_is_quiet(tmp_path: Path, module: str) -> None:
+    """Ctrl-C while the modules are still being read: no traceback, and a caller sees what the end was."""
+    slow = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+    (tmp_path / "trio.py").write_text(slow)
+    start = "from datfs.__main__ import main, mount_helper; (mount_helper if 'helper' in sys.argv[1] else main)()"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}", module],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("", "")
+    assert ended.returncode == -signal.SIGINT

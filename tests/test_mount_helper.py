@@ -175,7 +175,7 @@ def test_a_line_of_fstab(tmp_path: Path) -> None:
 
 
 def test_the_script_is_a_program_of_the_package() -> None:
-    """What is installed as mount.datfs is this module."""
+    """What is installed as mount.datfs begins this module."""
     scripts = (ROOT / "pyproject.toml").read_text()
-    assert '"mount.datfs" = "datfs.cli.mount_helper:main"' in scripts
+    assert '"mount.datfs" = "datfs.__main__:mount_helper"' in scripts
     assert stat.S_ISREG((ROOT / "datfs/cli/mount_helper.py").stat().st_mode)

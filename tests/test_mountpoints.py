@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,4 +166,12 @@ def test_a_machine_without_fuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MountError, match="apt-get install fuse3"):
+        mountpoints.check_device()
+
+
+def test_a_device_for_root_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody: None) -> None:
+    """Other users are told what to do, as libfuse opens the device before it has fusermount3 mount."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(mountpoints, "FUSE_DEVICE", "/proc/1/mem")
+    with pytest.raises(MountError, match=r"cannot be opened \(Permission denied\); as root: chmod 666 /proc/1/mem"):
         mountpoints.check_device()

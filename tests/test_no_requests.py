@@ -14,7 +14,7 @@ from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 from datfs.drive import Drive
 from datfs.fuse_ops import Operations
 from datfs.register import Register
-from datfs.sources import CopySource
+from datfs.sources import CopySource, NoSource
 from datfs.sparse import SparseRegister
 from datfs.storage import memory_storage
 from datfs.time_travel import TimeTravel
@@ -112,4 +112,17 @@ async def test_what_is_here_asks_nobody(
         await operations.read(opened.fh, 0, 10)
     assert [network.told for network in networks] == [0, 1]
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    drive.close()
+
+
+async def test_the_size_of_the_file_system_is_known_before_any_content_came() -> None:
+    """``df`` on a mount that just began shows what the drive has, not zeros."""
+    writer = make_drive(FILES)
+    content = SparseRegister(Register.open(memory_storage(), key=writer.content.key), NoSource("offline"))
+    metadata = Register.open(memory_storage(), key=writer.metadata.key)
+    drive = Drive(SparseRegister(metadata, CopySource(writer.metadata)), lambda key: content)
+    await drive.metadata.learn_length()
+    numbers = await Operations(TimeTravel(await drive.checkout()), timeout=TIMEOUT).statfs(CTX)
+    assert numbers.f_blocks == -(-sum(map(len, FILES.values())) // numbers.f_frsize)
+    assert content.register.byte_length == 0
     drive.close()

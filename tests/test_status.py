@@ -138,7 +138,7 @@ def test_mounts_and_dead_ones(at: Mounted, tmp_path: Path) -> None:
         assert (found["state"], found["link"]) == ("dead", None)
         assert f"DEAD: its process has ended; datfs umount {at.point}" in output("mounts")
         assert "does not answer" in failure(4, "status", at.point)
-        output("umount", at.point)
+        assert run("umount", at.point).returncode == 0
         assert str(at.point) not in output("mounts")
     finally:
         clear(at.point)
@@ -440,3 +440,38 @@ def test_nothing_of_a_peer_reaches_the_terminal_raw() -> None:
     for text in (status_text(facts), peers_text([peer]), why_text("x", found)):
         assert "\x1b" not in text
         assert r"\x1b[2J" in text
+
+
+def test_hundreds_of_files_are_cut_short() -> None:
+    """Who looks on a terminal is told of the reads that wait longest, and how many more files there are."""
+    files = [
+        {
+            "path": f"/{number}",
+            "chunks": 2,
+            "chunks_held": 1,
+            "size": 2,
+            "bytes_held": 1,
+            "receiving": 0,
+            "reads": [{"offset": 0, "size": 1, "seconds": float(number)}] if number % 2 else [],
+        }
+        for number in range(200)
+    ]
+    traffic = {"received": 0, "sent": 0, "receiving": 0, "sending": 0}
+    facts = {
+        "link": LINK,
+        "pid": 1,
+        "version": 1,
+        "store": None,
+        "traffic": traffic,
+        "listening": [],
+        "registers": {},
+        "ways": [],
+        "peers": [],
+        "files": files,
+        "limits": {},
+    }
+    lines = status_text(facts).splitlines()
+    assert "  200 files open that are not here whole:" in lines
+    shown = [line.split(":")[0].strip() for line in lines if line.startswith("    /")]
+    assert shown == [f"/{number}" for number in range(199, 159, -2)]
+    assert lines[-1] == "    and 180 more files; --json tells all"

@@ -102,6 +102,9 @@ def main() -> None:
         drop_output()
         sys.exit(exit_code(error))
     except BaseExceptionGroup as group:
+        if group.split(BrokenPipeError)[1] is None:
+            drop_output()
+            sys.exit(0)
         if group.subgroup(KeyboardInterrupt) is not None and not show_traceback:
             drop_output()
             sys.exit(EXIT_INTERRUPTED)

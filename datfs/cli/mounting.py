@@ -31,6 +31,11 @@ from datfs.text import show_size
 DEFAULT_READ_AHEAD_KB = 1024
 DEFAULT_IDLE = 5.0  # minutes
 STATUS_INTERVAL = 1.0
+WAYS_SAID = {
+    mountpoints.Unmounted.PLAIN: "unmounted",
+    mountpoints.Unmounted.LAZY: "unmounted lazily, as it was in use; programs that waited got errors",
+    mountpoints.Unmounted.ABORTED: "unmounted by force: it did not end, so its connection was aborted",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -330,9 +335,7 @@ def umount(directory: str) -> None:
 
     The plain way, then lazily, then by aborting the connection; says which it was.
     """
-    way = mountpoints.unmount(directory)
-    if way is not mountpoints.Unmounted.PLAIN:
-        notice(f"{directory} was in use; {way.value}")
+    notice(f"{directory}: {WAYS_SAID[mountpoints.unmount(directory)]}")
 
 
 COMMANDS = (mount, automount, umount)

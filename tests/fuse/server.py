@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 import trio.lowlevel
 
-from datfs import fuse_control, mountpoints
+from datfs import fuse_control, fuse_ops, mountpoints
 from datfs.daemon import run_in_background
 from datfs.errors import MountError
 from datfs.fuse_mount import serve
@@ -102,12 +102,15 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=30)
     parser.add_argument("--options", default="")
     parser.add_argument("--direct", action="store_true", help="as where max_background cannot be raised")
+    parser.add_argument("--impatient", action="store_true", help="a read that waits is stuck from the first moment")
     parser.add_argument("--background", action="store_true")
     parser.add_argument("--withdrawn", action="store_true", help="after each request another is withdrawn unread")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if arguments.direct:
         fuse_control.raise_background_limit = lambda device: False
+    if arguments.impatient:
+        fuse_ops.STUCK_SECONDS = 0.0
 
     if arguments.withdrawn:
         withdraw()

@@ -26,6 +26,13 @@ SOON = 10.0  # seconds; the timeout of these mounts is three times that
 CATCHERS = ("dd", "python", "handler")
 """They catch some of the signals. Then the kernel lets them wait for a page that another program has asked for."""
 
+MAP_END = """
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+mapped = mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+sys.stdout.buffer.write(mapped[int(sys.argv[2]):][:4096])
+"""
+
 PROGRAMS: dict[str, Callable[[str], Sequence[str]]] = {
     "cat": lambda path: ["cat", path],
     "dd": lambda path: ["dd", f"if={path}", "of=/dev/null", "bs=64k"],
@@ -97,6 +104,56 @@ def test_a_reader_that_gets_a_signal_is_let_go(
         out, _ = other.communicate(timeout=SECONDS)
     assert other.returncode == 0
     assert out == noise(0, SMALL_WAITER)[offset : offset + 4096]
+
+
+@pytest.mark.parametrize("program", CATCHERS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(("--impatient",), id="buffered"), pytest.param(("--direct",), id="direct")]
+)
+@pytest.mark.parametrize("how", [READ_END, MAP_END], ids=["reads", "maps"])
+def test_who_catches_signals_does_not_wait_for_a_page_of_another(
+    mounter: Mounter, way: tuple[str, ...], program: str, how: str
+) -> None:
+    """A program that opens a file on which another one hangs can be interrupted, with a handler and for the same page.
+
+    It does not hang in ``open`` either, and the other one gets its bytes later.
+    """
+    served = mounter("missing", *way)
+    path = served.point / "waiting" / "000"
+    with started([sys.executable, "-c", how, str(path), "0"]) as other:
+        blocked(served, 1)
+        with started(PROGRAMS[program](str(path))) as process:
+            wait_until(lambda: open_in(process.pid, path), "it reads")
+            os.killpg(process.pid, signal.SIGTERM if program == "handler" else signal.SIGINT)
+            process.wait(SOON)
+            assert process.returncode != 0
+        assert other.poll() is None
+        served.command("arrive waiting/000")
+        out, _ = other.communicate(timeout=SECONDS)
+    assert other.returncode == 0
+    assert out == noise(0, SMALL_WAITER)[:4096]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mapped_file_lets_go_too(mounter: Mounter, way: tuple[str, ...]) -> None:
+    """A handler runs while the program waits for a page of a mapped file; after a second signal the page fails.
+
+    Python's own handler only makes a note. So the program goes back to the same page.
+    """
+    served = mounter("missing", *way)
+    code = (
+        "import mmap, os, signal, sys; file = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "mapped = mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)\n"
+        "signal.signal(signal.SIGTERM, print); os.set_blocking(1, False); signal.set_wakeup_fd(1); mapped[OTHER]"
+    ).replace("OTHER", str(OTHER_PAGE))
+    with started([sys.executable, "-c", code, str(served.point / "waiting" / "000")]) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            blocked(served, 1)
+            os.killpg(process.pid, signal.SIGTERM)
+            assert process.stdout.read(1) == bytes([signal.SIGTERM])
+        process.wait(SOON)
+        assert process.returncode == -signal.SIGBUS
 
 
 @pytest.mark.parametrize("way", WAYS)

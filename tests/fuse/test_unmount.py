@@ -15,6 +15,7 @@ import pytest
 from datfs import mountpoints
 from datfs.fuse_control import FuseConnection
 from datfs.mountpoints import Unmounted
+from tests.command_line import datfs
 from tests.fuse.conftest import ROOT, SECONDS, Mounter, Served, shell, wait_until
 from tests.fuse.test_missing import readers
 
@@ -123,6 +124,22 @@ def test_unmount_of_a_stuck_process_cuts_the_connection(mounter: Mounter) -> Non
         assert not served.mounted
         served.process.send_signal(signal.SIGCONT)
         assert served.end()[0] == 0
+
+
+@pytest.mark.parametrize("way", ["plain", "lazy", "abort"])
+def test_the_command_says_which_way_worked(mounter: Mounter, way: str) -> None:
+    """``datfs umount`` of a mount that nobody uses, of one that is used, and of one whose process hangs."""
+    served = mounter("missing")
+    said = {"plain": ": unmounted\n", "lazy": ": unmounted lazily", "abort": "its connection was aborted"}
+    with readers(served, 0 if way == "plain" else 2):
+        if way == "abort":
+            served.process.send_signal(signal.SIGSTOP)
+        ended = datfs("umount", served.point)
+        served.process.send_signal(signal.SIGCONT)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert said[way] in ended.stderr
+    assert served.end()[0] == 0
+    assert not served.mounted
 
 
 def test_a_killed_process_leaves_errors_not_an_empty_folder(mounter: Mounter) -> None:
