@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import pty
 import re
 import signal
@@ -20,7 +22,8 @@ import pytest
 from click.testing import CliRunner
 
 import datfs as package
-from datfs.cli import cli
+import datfs.cli as command_line_package
+from datfs.cli import MODULES, cli
 from datfs.cli.failures import EXIT_CODES, exit_code
 from datfs.cli.options import RateType
 from datfs.crypto import key_pair
@@ -366,11 +369,21 @@ def test_every_error_class_has_the_code_of_the_table() -> None:
         assert exit_code(error) == code
 
 
+def test_the_table_of_commands_is_what_the_modules_have() -> None:
+    """A command that the table lacks would not exist, one in the wrong row would fail."""
+    has = {
+        module.name: tuple(command.name for command in commands)
+        for module in pkgutil.iter_modules(command_line_package.__path__)
+        if (commands := getattr(importlib.import_module(f"datfs.cli.{module.name}"), "COMMANDS", ()))
+    }
+    assert has == MODULES
+
+
 def test_help_and_version() -> None:
     """-h and --help of the program and of each command, and the version."""
     runner = CliRunner()
     assert package.__version__ in runner.invoke(cli, ["--version"]).output
-    for name in ("", *cli.commands):
+    for name in ("", *(name for names in MODULES.values() for name in names)):
         for option in ("-h", "--help"):
             ended = runner.invoke(cli, [name, option] if name else [option])
             assert ended.exit_code == 0
@@ -636,14 +649,14 @@ def test_mount_without_pyfuse3_names_the_commands(tmp_path: Path) -> None:
     assert run_without("cat", str(SIMPLE), "hello.txt").stdout == "hello world\n"
 
 
-@pytest.mark.parametrize("module", ["datfs", "datfs.cli.mount_helper"])
-def test_an_interrupt_before_anything_began_is_quiet(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize("entry", ["main", "mount_helper"])
+def test_an_interrupt_before_anything_began_is_quiet(tmp_path: Path, entry: str) -> None:
     """Ctrl-C while the modules are still being read: no traceback, and a caller sees what the end was."""
     slow = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
     (tmp_path / "trio.py").write_text(slow)
-    start = "from datfs.__main__ import main, mount_helper; (mount_helper if 'helper' in sys.argv[1] else main)()"
+    start = f"from datfs.__main__ import {entry}; {entry}()"
     ended = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}", module],
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}", "cat"],
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -106,11 +106,19 @@ def man(context: click.Context, command: tuple[str, ...], folder: Path | None) -
 def contexts(context: click.Context) -> Iterator[click.Context]:
     """The context of a command and of every command below it."""
     yield context
-    if isinstance(context.command, click.Group):
-        for name, command in sorted(context.command.commands.items()):
-            if not command.hidden:
-                settings = command.context_settings
-                yield from contexts(click.Context(command, info_name=name, parent=context, **settings))
+    for name, command in below(context).items():
+        if not command.hidden:
+            settings = command.context_settings
+            yield from contexts(click.Context(command, info_name=name, parent=context, **settings))
+
+
+def below(context: click.Context) -> dict[str, click.Command]:
+    """The commands of a group, by name; nothing of other commands."""
+    group = context.command
+    if not isinstance(group, click.Group):
+        return {}
+    found = {name: group.get_command(context, name) for name in sorted(group.list_commands(context))}
+    return {name: command for name, command in found.items() if command is not None}
 
 
 def page(context: click.Context) -> str:
@@ -130,8 +138,7 @@ def page(context: click.Context) -> str:
     ]
     options = [one.get_help_record(context) for one in command.get_params(context) if isinstance(one, click.Option)]
     lines += _terms("OPTIONS", [record for record in options if record is not None])
-    below = getattr(command, "commands", {})
-    lines += _terms("COMMANDS", [(one, below[one].get_short_help_str(200)) for one in sorted(below)])
+    lines += _terms("COMMANDS", [(name, one.get_short_help_str(200)) for name, one in below(context).items()])
     names = [one.command_path.replace(" ", "-") for one in contexts(context.find_root())]
     # The program, the commands beside it, and those below.
     near = [one for one in names if one != name and (one.count("-") <= 1 or one.startswith(f"{name}-"))]
