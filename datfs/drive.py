@@ -36,6 +36,7 @@ from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_rec
 from datfs.neighbours import Neighbours
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
+from datfs.register import ChunkMissing
 from datfs.sparse import SparseRegister
 from datfs.text import show_path
 from datfs.vfs import Entry, Kind, TreeStats, Update
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
+READ_TOGETHER = 64  # metadata chunks
 RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
 NAMES_KEPT = 250_000  # entries in kept listings: the objects that the mount knows them by, while the kernel does
@@ -72,6 +74,8 @@ class Drive:
         self.neighbours: Neighbours | None = None
         self._records: OrderedDict[int, Record] = OrderedDict()
         self._record_bytes = 0
+        self._batch: frozenset[int] = frozenset()  # what the walk that ran last needs, all of it held
+        self._read_ahead: dict[int, bytes] = {}  # chunks that were read together with one that was needed
         self._hashes: OrderedDict[int, str] = OrderedDict()
 
     @property
@@ -103,19 +107,37 @@ class Drive:
         """The decoded metadata chunk ``seq`` >= 1, which must be held. Raises BadMetadata."""
         record = self._records.get(seq)
         if record is None:
-            record = decode_record(seq, self.metadata.register.get(seq))
+            data = self._read_ahead.pop(seq, None)
+            record = decode_record(seq, data if data is not None else self._read(seq))
             self._records[seq] = record
             self._record_bytes += _cost(record)
             while self._record_bytes > RECORD_BYTES_KEPT and len(self._records) > 1:
                 self._record_bytes -= _cost(self._records.popitem(last=False)[1])
         return record
 
+    def _read(self, seq: int) -> bytes:
+        """The chunk, read together with those that follow it and that the walk in hand needs too."""
+        stop = seq + 1
+        while stop in self._batch and stop - seq < READ_TOGETHER:
+            stop += 1
+        register = self.metadata.register
+        if stop == seq + 1:
+            return register.get(seq)
+        try:
+            data, *ahead = register.get_run(seq, stop)
+        except (ChunkMissing, CorruptStorage):
+            return register.get(seq)  # another one may be broken
+        self._read_ahead = dict(zip(range(seq + 1, stop), ahead, strict=True))
+        return data
+
     async def run(self, steps: Steps[T]) -> T:
         """Runs a walk of the path index, fetching each batch of records that it asks for."""
         try:
             needed = next(steps)
             while True:
-                await self.metadata.ensure(needed)
+                if needed and not self.metadata.has_range(min(needed), max(needed) + 1):
+                    await self.metadata.ensure(needed)
+                self._batch = frozenset(needed)
                 needed = steps.send(None)
         except StopIteration as done:
             result: T = done.value
@@ -212,11 +234,11 @@ class Listings:
         """The entries of a directory by name, None if they are not kept."""
         return self._by_path.get(directory)
 
-    def keep(self, directory: Path, entries: Sequence[Entry]) -> None:
-        """Keeps a listing, unless it is larger than all that may be kept."""
+    def keep(self, directory: Path, entries: dict[bytes, Entry]) -> None:
+        """Keeps a listing by name, unless it is larger than all that may be kept."""
         if len(entries) > self._most or directory in self._by_path:
             return
-        self._by_path[directory] = {entry.name: entry for entry in entries}
+        self._by_path[directory] = entries
         self._names += len(entries) + 1
         while self._names > self._most and len(self._by_path) > 1:
             self._names -= len(self._by_path.popitem(last=False)[1]) + 1
@@ -292,7 +314,9 @@ class DriveTree:
         if found.kind == "directory":
             return _directory(path, found.record, self.drive.record(found.newest))
         assert found.record is not None
-        return _file(path, found.record)
+        stat = found.record.stat
+        assert stat is not None
+        return _file(path, found.record.seq, stat)
 
     async def list(self, directory: Entry) -> Sequence[Entry]:
         """See :meth:`datfs.vfs.FileTree.list`."""
@@ -304,17 +328,19 @@ class DriveTree:
         if kept is not None:
             return list(kept.values())
         children = await self.drive.run(path_index.child_entries(self.drive.record, self.version, directory.path))
-        entries = [entry for entry in (self._child(directory.path, child) for child in children) if entry]
-        self._listings.keep(directory.path, entries)
-        return entries
+        parent = directory.path
+        entries = {child.name: entry for child in children if (entry := self._child(parent, child)) is not None}
+        self._listings.keep(parent, entries)
+        return list(entries.values())
 
     def _child(self, parent: Path, child: Child) -> Entry | None:
-        path = (*parent, child.name)
+        # The record's own path is the same, and one object is enough for both.
+        path = child.newest.path if len(child.newest.path) == len(parent) + 1 else (*parent, child.name)
         if child.kind == "directory":
             return _directory(path, child.record, child.newest)
-        if child.record is None or child.record.stat is None:
-            return None
-        return _file(path, child.record)
+        return (
+            _file(path, child.record.seq, child.stat) if child.record is not None and child.stat is not None else None
+        )
 
     async def open(self, entry: Entry) -> OpenFile:
         """See :meth:`datfs.vfs.FileTree.open`."""
@@ -427,13 +453,11 @@ def _seq_of(entry: Entry) -> int:
     return seq
 
 
-def _file(path: Path, record: Record) -> Entry:
-    stat = record.stat
-    assert stat is not None
+def _file(path: Path, seq: int, stat: Stat) -> Entry:
     mtime = mtime_ns(stat.mtime)
     # One object for both times where they are equal: there may be a million of these.
     ctime = mtime if stat.ctime == stat.mtime else mtime_ns(stat.ctime)
-    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (path, record.seq))
+    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (path, seq))
 
 
 def _directory(path: Path, explicit: Record | None, newest: Record | None) -> Entry:

@@ -38,11 +38,16 @@ def survey(index: bytes, limit: int) -> tuple[int, int]:
         return 0, 0
     if not index.isascii() and _LONG_VARINT in index.translate(_IS_CONTINUATION):
         raise ValueError("a number is too large")
-    _, offset = varint.decode(index, 0)
+    offset = 1 if index[0] < 0x80 else varint.decode(index, 0)[1]
     lists = last = 0
-    while lists < limit and offset < len(index):
+    size = len(index)
+    while lists < limit and offset < size:
         last = offset
-        length, offset = varint.decode(index, offset) if index[offset] > 0x7F else (index[offset], offset + 1)
+        length = index[offset]
+        if length < 0x80:
+            offset += 1
+        else:
+            length, offset = varint.decode(index, offset)
         if length:  # in a deep path nearly all are empty
             offset = skip(index, offset, length)
         lists += 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -125,8 +125,7 @@ def encode_header(header: Header) -> bytes:
 # --- attributes ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):  # made in half the time of a frozen dataclass, once for each name of a listing
     """The attributes of one entry, as the writer claims them (drive.md sections 6 and 7).
 
     ``size`` in bytes; ``blocks`` content chunks from number ``offset``, which begins at byte ``byte_offset``
@@ -159,9 +158,8 @@ class Stat:
 @functools.lru_cache(maxsize=16_384)  # a listing asks for the attributes of each of its records a few times
 def decode_stat(data: bytes) -> Stat:
     """The attributes in an entry's value. Raises BadMetadata if they do not decode or have no mode."""
-    message = drive_pb2.Stat()
     try:
-        message.ParseFromString(data)
+        message = drive_pb2.Stat.FromString(data)
     except DecodeError:
         raise BadMetadata("an entry's attributes do not decode") from None
     if not message.HasField("mode"):
@@ -231,8 +229,7 @@ def mtime_ns(milliseconds: int) -> int:
 # --- chunks 1, 2, ... ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One change of the tree: metadata chunk ``seq``. Made by :func:`decode_record`.
 
     ``path``: the name's components, invalid ones included. ``value``: None for a deletion. ``index``: the
@@ -244,7 +241,7 @@ class Record:
     seq: int
     path: Path
     value: bytes | None
-    index: bytes
+    index: bytes  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a record
     last: int
 
     @property
@@ -264,6 +261,11 @@ class Record:
         except BadMetadata as error:
             return str(error)
         return None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other chunk has to do with this path, or what is below it."""
+        return not self.last or not self.index[self.last]
 
     @property
     def lists(self) -> tuple[tuple[int, ...], ...]:
@@ -289,9 +291,8 @@ def decode_record(seq: int, data: bytes) -> Record:
     A value that does not decode is no reason to refuse the record, since the name is needed all the same.
     Raises BadMetadata, with the chunk's number, for anything else that does not decode.
     """
-    message = drive_pb2.Node()
     try:
-        message.ParseFromString(data)
+        message = drive_pb2.Node.FromString(data)
     except DecodeError:
         raise BadMetadata(f"metadata chunk {seq} is not an entry of a drive: it does not decode") from None
     if not message.HasField("name"):

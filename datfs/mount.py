@@ -7,6 +7,7 @@ The only module that knows both :mod:`datfs.client` and :mod:`datfs.fuse_mount`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ from datfs.vfs import FileTree, Kind, Update
 
 log = logging.getLogger(__name__)
 
+CYCLES_AFTER = 10_000  # new objects
 HOW_TO_INSTALL = (
     "mounting needs pyfuse3, which is not installed: "
     "apt-get install libfuse3-dev fuse3 pkg-config gcc python3-dev && pip install 'datfs[fuse]'"
@@ -148,6 +150,9 @@ async def _serve(
     """
     from datfs.fuse_mount import serve  # needs pyfuse3, an extra
 
+    # What a listing makes is kept and has no cycles: to look for some every 700 objects takes a fifth of its time.
+    gc.freeze()
+    gc.set_threshold(CYCLES_AFTER)
     stop = trio.Event()
     failed: Exception | None = None
     async with trio.open_nursery() as nursery:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from datfs.errors import BadMetadata
-from datfs.metadata import EntryKind, Path, Record, valid_component
+from datfs.metadata import EntryKind, Path, Record, Stat, valid_component
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Collection[int], None, T]
@@ -51,13 +51,13 @@ class Found:
     newest: int
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
-    """One name in a directory: as :class:`Found`, with the newest record itself."""
+class Child(NamedTuple):
+    """One name in a directory: as :class:`Found`, with the newest record itself. ``stat``: that of ``record``."""
 
     name: bytes
     kind: EntryKind
     record: Record | None
+    stat: Stat | None
     newest: Record
 
 
@@ -140,22 +140,27 @@ def child_entries(records: Records, head: int, directory: Path) -> Steps[list[Ch
     Raises BadMetadata if the directory cannot be reached.
     """
     found = yield from _representatives(records, head, directory)
+    depth = len(directory) + 1
+    # With nearly all files nothing else has to do with the name: they have an entry of their own, and no list.
     plans = [
-        (name, record, (*directory, name), _candidates(record, (*directory, name))) for name, record in found.items()
+        (name, record, () if record.is_alone and len(record.path) == depth else _candidates(record, (*directory, name)))
+        for name, record in found.items()
     ]
-    yield {seq for _, _, _, candidates in plans for seq in candidates}
+    yield {seq for _, _, candidates in plans for seq in candidates}
     children = []
-    for name, record, path, candidates in plans:
-        if not candidates and record.path == path and (stat := record.stat) is not None and stat.kind is not None:
-            # Nothing else has to do with the name, as with nearly all files.
-            children.append(Child(name, stat.kind, record, record))
-            continue
+    for name, record, candidates in plans:
+        if not candidates and len(record.path) == depth:
+            stat = record.stat
+            if stat is not None and (kind := stat.kind) is not None:
+                children.append(Child(name, kind, record, stat, record))
+                continue
         try:
-            verdict = _judge(records, record, path, candidates)
+            verdict = _judge(records, record, (*directory, name), candidates)
         except BadMetadata:
             continue
         if verdict is not None:
-            children.append(Child(name, verdict.kind, verdict.record, record))
+            own = verdict.record
+            children.append(Child(name, verdict.kind, own, own.stat if own is not None else None, record))
     return children
 
 
@@ -185,7 +190,10 @@ def _representatives(records: Records, head: int, directory: Path) -> Steps[dict
         path = record.path
         if _is_below(path, directory):
             found.setdefault(path[depth], record)
-    return {name: record for name, record in found.items() if not _is_gone(record, depth + 1)}
+    gone = [name for name, record in found.items() if record.value is None and _is_gone(record, depth + 1)]
+    for name in gone:
+        del found[name]
+    return found
 
 
 def _is_gone(record: Record, depth: int) -> bool:

@@ -185,6 +185,20 @@ class NodeFile(SleepFile):
             return None
         return TreeNode(index, entry[:32], int.from_bytes(entry[32:], "big"))
 
+    def leaf_sizes(self, first: int, stop: int) -> list[int]:
+        """The sizes of chunks ``first .. stop-1``, 0 where nothing is stored."""
+        sizes: list[int] = []
+        while first < stop:
+            number, slot = divmod(2 * first, NODES_PER_PAGE)
+            count = min(stop - first, (NODES_PER_PAGE - slot + 1) // 2)
+            data = self._page(number).data
+            sizes += [
+                int.from_bytes(data[at : at + 8], "big")
+                for at in range(slot * NODE_BYTES + 32, (slot + 2 * count - 1) * NODE_BYTES, 2 * NODE_BYTES)
+            ]
+            first += count
+        return sizes
+
     def put(self, node: TreeNode) -> None:
         """Stores a node, in memory until :meth:`flush`."""
         number, slot = divmod(node.index, NODES_PER_PAGE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Kind(enum.Enum):
@@ -22,8 +22,7 @@ class Kind(enum.Enum):
     DIRECTORY = "directory"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name of one version of a tree. Immutable; a changed file is another entry.
 
     ``path``: components from the root, none of them empty, ``.``, ``..``, or holding ``/`` or NUL.

@@ -258,11 +258,11 @@ def test_kept_listings_are_bounded() -> None:
     """The oldest listings go first, and one larger than the bound is not kept at all."""
     listings = Listings(10)
     for directory in (b"a", b"b", b"c"):
-        listings.keep((directory,), [an_entry(directory, bytes([number])) for number in range(4)])
+        listings.keep((directory,), {bytes([number]): an_entry(directory, bytes([number])) for number in range(4)})
     assert listings.get((b"a",)) is None
     assert listings.get((b"b",)) is not None
     assert listings.get((b"c",)) is not None
-    listings.keep((b"d",), [an_entry(b"d", bytes([number])) for number in range(11)])
+    listings.keep((b"d",), {bytes([number]): an_entry(b"d", bytes([number])) for number in range(11)})
     assert listings.get((b"d",)) is None
 
 

@@ -19,6 +19,7 @@ from datfs.crypto import TreeNode, key_pair
 from datfs.errors import BadStore, CorruptStorage, NotFound, ReadOnly
 from datfs.register import ChunkMissing, Register, SeekUnknown
 from datfs.storage import FileStorage, MemoryStorage, directory_storage
+from tests.helpers import make_register
 from tests.register_kit import (
     KEYS,
     VECTORS,
@@ -772,3 +773,26 @@ def test_twenty_registers_are_small() -> None:
     pages = register._tree._pages
     assert sum(len(page.data) for page in pages.values()) <= 6 << 20
     assert not register._tree._dirty
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 300), (60, 67), (63, 64), (7, 130), (5, 5)])
+def test_a_run_of_chunks_is_what_they_are_one_by_one(tmp_path: Path, first: int, stop: int) -> None:
+    """Read at once, over pages of the tree file, with empty chunks among them, and once more from where it ended."""
+    chunks = [bytes([number % 251]) * (number % 7) for number in range(300)]
+    register = Register.create(directory_storage(tmp_path), key_pair(bytes(32)))
+    register.append(chunks)
+    register.close()
+    copy = Register.open(directory_storage(tmp_path), key=register.key)
+    assert copy.get_run(first, stop) == chunks[first:stop]
+    assert copy.get_run(stop, 300) == chunks[stop:]
+    copy.close()
+
+
+def test_a_run_with_a_chunk_that_is_not_here() -> None:
+    """Named in the error, as if it alone had been asked for; the others can be read."""
+    register = make_register([bytes([number]) * 10 for number in range(20)])
+    register.clear(7, 8)
+    with pytest.raises(ChunkMissing, match="chunk 7 "):
+        register.get_run(5, 10)
+    assert register.get_run(8, 10) == [bytes([8]) * 10, bytes([9]) * 10]
+    assert register.get_run(5, 7) == [bytes([5]) * 10, bytes([6]) * 10]

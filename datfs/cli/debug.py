@@ -19,7 +19,7 @@ from datfs.crypto import root_checksum, verify
 from datfs.errors import BadMetadata, DatfsError, NotFound
 from datfs.link import Link, discovery_key, parse_link
 from datfs.local import LocalDrive, open_local
-from datfs.metadata import Stat, decode_header, decode_record
+from datfs.metadata import decode_header, decode_record
 from datfs.register import Register
 from datfs.store import default_cache_dir
 from datfs.text import show, show_path
@@ -184,7 +184,7 @@ def entry_facts(metadata: Register, seq: int) -> dict[str, Any]:
         return facts | {"error": str(error), "hex": data}
     facts |= {"name": path_text(record.path), "change": "put" if record.value is not None else "del"}
     stat = record.stat
-    facts["stat"] = {field: getattr(stat, field) for field in Stat.__dataclass_fields__} if stat is not None else None
+    facts["stat"] = stat._asdict() if stat is not None else None
     if record.stat_error is not None:
         facts |= {"error": record.stat_error, "value": record.value}
     return facts | {"lists": record.lists}
