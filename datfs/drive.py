@@ -32,7 +32,19 @@ from datfs.errors import (
     TimedOut,
 )
 from datfs.holdings import Availability, Facts, ensure_unless_lost
-from datfs.metadata import Header, Path, Record, Stat, decode_header, decode_record, mtime_ns, plausible
+from datfs.index_lists import Siblings
+from datfs.metadata import (
+    Header,
+    Path,
+    Record,
+    Stat,
+    decode_header,
+    decode_plain,
+    decode_record,
+    mtime_ns,
+    name_of,
+    plausible,
+)
 from datfs.neighbours import Neighbours
 from datfs.open_file import OpenFile
 from datfs.path_index import Change, Child, Steps
@@ -129,6 +141,24 @@ class Drive:
             return register.get(seq)  # another one may be broken
         self._read_ahead = dict(zip(range(seq + 1, stop), ahead, strict=True))
         return data
+
+    def plain_files(self, directory: Path) -> Callable[[int], tuple[bytes, Stat] | None]:
+        """For a listing of ``directory``: see :func:`datfs.path_index.child_entries`. What it reads is not kept."""
+        above = name_of(directory) + b"/" if directory else b"/"
+        siblings = Siblings(len(directory) + 1)
+
+        def plain(seq: int) -> tuple[bytes, Stat] | None:
+            if seq in self._records:
+                return None
+            data = self._read_ahead.pop(seq, None)
+            if data is None:
+                data = self._read(seq)
+            file = decode_plain(data, above, siblings)
+            if file is None:
+                self._read_ahead[seq] = data  # it is asked for again at once
+            return file
+
+        return plain
 
     async def run(self, steps: Steps[T]) -> T:
         """Runs a walk of the path index, fetching each batch of records that it asks for."""
@@ -312,7 +342,8 @@ class DriveTree:
         if found is None:
             raise NotFound(f"there is no {show_path(path)} in version {self.version}")
         if found.kind == "directory":
-            return _directory(path, found.record, self.drive.record(found.newest))
+            explicit = found.record.stat if found.record is not None else None
+            return _directory(path, explicit, self.drive.record(found.newest))
         assert found.record is not None
         stat = found.record.stat
         assert stat is not None
@@ -327,20 +358,20 @@ class DriveTree:
         kept = self._listings.get(directory.path)
         if kept is not None:
             return list(kept.values())
-        children = await self.drive.run(path_index.child_entries(self.drive.record, self.version, directory.path))
-        parent = directory.path
-        entries = {child.name: entry for child in children if (entry := self._child(parent, child)) is not None}
+        parent, drive = directory.path, self.drive
+        children = await drive.run(
+            path_index.child_entries(drive.record, self.version, parent, drive.plain_files(parent))
+        )
+        entries = {child.name: self._child(parent, child) for child in children}
         self._listings.keep(parent, entries)
         return list(entries.values())
 
-    def _child(self, parent: Path, child: Child) -> Entry | None:
-        # The record's own path is the same, and one object is enough for both.
-        path = child.newest.path if len(child.newest.path) == len(parent) + 1 else (*parent, child.name)
+    def _child(self, parent: Path, child: Child) -> Entry:
+        path = (*parent, child.name)
         if child.kind == "directory":
-            return _directory(path, child.record, child.newest)
-        return (
-            _file(path, child.record.seq, child.stat) if child.record is not None and child.stat is not None else None
-        )
+            return _directory(path, child.stat, self.drive.record(child.newest))
+        assert child.stat is not None
+        return _file(path, child.seq, child.stat)
 
     async def open(self, entry: Entry) -> OpenFile:
         """See :meth:`datfs.vfs.FileTree.open`."""
@@ -460,9 +491,8 @@ def _file(path: Path, seq: int, stat: Stat) -> Entry:
     return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (path, seq))
 
 
-def _directory(path: Path, explicit: Record | None, newest: Record | None) -> Entry:
+def _directory(path: Path, stat: Stat | None, newest: Record | None) -> Entry:
     """A directory's entry. One that only follows from names below it has the time of the newest of those."""
-    stat = explicit.stat if explicit is not None else None
     times = stat if stat is not None else newest.stat if newest is not None else None
     return Entry(
         path=path,

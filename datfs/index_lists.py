@@ -54,6 +54,41 @@ def survey(index: bytes, limit: int) -> tuple[int, int]:
     return lists, last
 
 
+class Siblings:
+    """Looks at the indexes of entries of one directory, which begin alike: what was skipped once is only compared.
+
+    ``level``: the number of components of the entries' paths.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._upper = b""  # of the entry before: all but the lists of its directory and of itself
+
+    def is_alone(self, index: bytes) -> bool:
+        """Whether no other chunk stands in the entry's own list. Raises ValueError, or is False, where survey does."""
+        if not index:
+            return True
+        if not index.isascii() and _LONG_VARINT in index.translate(_IS_CONTINUATION):
+            raise ValueError("a number is too large")
+        if self._upper and index.startswith(self._upper):
+            lists, offset = self._level - 1, len(self._upper)
+        else:
+            lists, offset = 0, 1 if index[0] < 0x80 else varint.decode(index, 0)[1]
+        size = len(index)
+        while lists < self._level and offset < size:
+            if lists == self._level - 1 and offset != len(self._upper):
+                self._upper = index[:offset]
+            length = index[offset]
+            if length < 0x80:
+                offset += 1
+            else:
+                length, offset = varint.decode(index, offset)
+            if length:
+                offset = skip(index, offset, length)
+            lists += 1
+        return offset >= size or not index[offset]
+
+
 def decode_at(index: bytes, offset: int, own: int) -> tuple[int, ...]:
     """As :func:`decode`, of the list at an offset that :func:`survey` told."""
     flags = index[0] if index[0] < 0x80 else varint.decode(index, 0)[0]

@@ -28,6 +28,7 @@ from datfs.metadata import EntryKind, Path, Record, Stat, valid_component
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Collection[int], None, T]
 Records = Callable[[int], Record]
+PlainFiles = Callable[[int], tuple[bytes, Stat] | None]
 
 # A directory that was made with mkdir has an entry of its own, somewhere among those of its children, and only for its
 # mode. All of them are looked through in directories up to the first figure. In larger ones only as many as the second
@@ -52,13 +53,16 @@ class Found:
 
 
 class Child(NamedTuple):
-    """One name in a directory: as :class:`Found`, with the newest record itself. ``stat``: that of ``record``."""
+    """One name in a directory: ``seq`` and ``stat`` of the entry that :class:`Found` has as its record.
+
+    ``seq`` is 0 and ``stat`` None for a directory without an entry of its own.
+    """
 
     name: bytes
     kind: EntryKind
-    record: Record | None
+    seq: int
     stat: Stat | None
-    newest: Record
+    newest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,36 +135,50 @@ def stat_path(records: Records, head: int, path: Path) -> Steps[Found | None]:
     return _judge(records, nearest, path, candidates)
 
 
-def child_entries(records: Records, head: int, directory: Path) -> Steps[list[Child]]:
+def child_entries(records: Records, head: int, directory: Path, plain: PlainFiles | None = None) -> Steps[list[Child]]:
     """Everything that a listing of ``directory`` with attributes needs, in order of the newest change.
 
     Takes one batch more than :func:`list_children` if there are sub-directories: their own entries, searched
     for in all of them together, at most ``EXPLICIT_SEARCH_ALL`` chunks for each. Names that are neither file
     nor directory are left out, and so are those whose attributes do not decode; :func:`stat_path` says why.
     Raises BadMetadata if the directory cannot be reached.
+
+    ``plain``: what :func:`datfs.metadata.decode_plain` says of a chunk, asked before ``records``. It changes nothing
+    but the time that this takes.
     """
-    found = yield from _representatives(records, head, directory)
+    numbers = yield from list_index(records, head, directory)
+    yield numbers
     depth = len(directory) + 1
-    # With nearly all files nothing else has to do with the name: they have an entry of their own, and no list.
+    found: dict[bytes, Child | Record] = {}
+    for seq in numbers:
+        if plain is not None and (file := plain(seq)) is not None:
+            name, stat = file
+            found.setdefault(name, Child(name, "file", seq, stat, seq))
+            continue
+        try:
+            record = records(seq)
+        except BadMetadata:
+            continue
+        if _is_below(record.path, directory):
+            found.setdefault(record.path[depth - 1], record)
     plans = [
-        (name, record, () if record.is_alone and len(record.path) == depth else _candidates(record, (*directory, name)))
-        for name, record in found.items()
+        (name, one, () if isinstance(one, Child) else _candidates(one, (*directory, name)))
+        for name, one in found.items()
+        if isinstance(one, Child) or not _is_gone(one, depth)
     ]
     yield {seq for _, _, candidates in plans for seq in candidates}
     children = []
-    for name, record, candidates in plans:
-        if not candidates and len(record.path) == depth:
-            stat = record.stat
-            if stat is not None and (kind := stat.kind) is not None:
-                children.append(Child(name, kind, record, stat, record))
-                continue
+    for name, one, candidates in plans:
+        if isinstance(one, Child):
+            children.append(one)
+            continue
         try:
-            verdict = _judge(records, record, (*directory, name), candidates)
+            verdict = _judge(records, one, (*directory, name), candidates)
         except BadMetadata:
             continue
         if verdict is not None:
             own = verdict.record
-            children.append(Child(name, verdict.kind, own, own.stat if own is not None else None, record))
+            children.append(Child(name, verdict.kind, own.seq if own else 0, own.stat if own else None, one.seq))
     return children
 
 
@@ -190,10 +208,7 @@ def _representatives(records: Records, head: int, directory: Path) -> Steps[dict
         path = record.path
         if _is_below(path, directory):
             found.setdefault(path[depth], record)
-    gone = [name for name, record in found.items() if record.value is None and _is_gone(record, depth + 1)]
-    for name in gone:
-        del found[name]
-    return found
+    return {name: record for name, record in found.items() if not _is_gone(record, depth + 1)}
 
 
 def _is_gone(record: Record, depth: int) -> bool:

@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 
 from datfs import path_index
 from datfs.errors import BadMetadata
+from datfs.index_lists import Siblings
 from datfs.metadata import (
     Header,
     Path,
     Record,
     Stat,
+    decode_plain,
     decode_record,
     encode_header,
     encode_record,
     encode_stat,
     name_of,
 )
-from datfs.path_index import Steps
+from datfs.path_index import Child, Steps
 from tests import plain_lists
 
 T = TypeVar("T")
@@ -94,13 +96,24 @@ class MemoryDrive:
             result: T = done.value
             return result
 
+    def child_entries_quickly(self, records: path_index.Records, head: int, directory: Path) -> Steps[list[Child]]:
+        """The same as ``path_index.child_entries``, as a drive does it."""
+        above, siblings = name_of(directory) + b"/" if directory else b"/", Siblings(len(directory) + 1)
+
+        def plain(seq: int) -> tuple[bytes, Stat] | None:
+            return decode_plain(self.chunks[seq], above, siblings)
+
+        return path_index.child_entries(records, head, directory, plain)
+
     def tree(self, version: int) -> dict[Path, path_index.Child]:
         """Everything that a file system shows in one version, by listing each directory."""
         result: dict[Path, path_index.Child] = {}
         pending: list[Path] = [()]
         while pending:
             directory = pending.pop()
-            for child in self.walk(path_index.child_entries, version, directory):
+            children = self.walk(path_index.child_entries, version, directory)
+            assert self.walk(self.child_entries_quickly, version, directory) == children
+            for child in children:
                 path = (*directory, child.name)
                 result[path] = child
                 if child.kind == "directory":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datfs import drive_pb2, path_index
 from datfs.errors import BadMetadata
 from datfs.metadata import Path, Stat, components, decode_header, encode_record, encode_stat, name_of, path_of
-from datfs.path_index import EXPLICIT_SEARCH_ALL, EXPLICIT_SEARCH_FIRST, Found
+from datfs.path_index import EXPLICIT_SEARCH_ALL, EXPLICIT_SEARCH_FIRST, Child, Found
 from tests import plain_lists
 from tests.memory_drive import A_DIRECTORY, A_FILE, VECTORS, MemoryDrive, outcome, p, vector_drive
 
@@ -33,6 +33,11 @@ def names(drive: MemoryDrive, directory: str, version: int | None = None) -> lis
     """The names that a file system shows in a directory, sorted."""
     head = drive.version if version is None else version
     return sorted(child.name.decode() for child in drive.walk(path_index.child_entries, head, p(directory)))
+
+
+def found_as(drive: MemoryDrive, child: Child) -> Found:
+    """What :func:`path_index.stat_path` has to find where a listing shows this."""
+    return Found(child.kind, drive.record(child.seq) if child.seq else None, child.newest)
 
 
 def kind(drive: MemoryDrive, path: str) -> str | None:
@@ -147,13 +152,13 @@ def test_trees_of_drives(name: str) -> None:
     for path, child in tree.items():
         entry = expected[path]
         assert child.kind == entry["type"]
-        assert (child.record is not None) == entry["explicit"]
-        if child.record is not None:
-            stat = child.record.stat
+        assert bool(child.seq) == entry["explicit"]
+        if child.seq:
+            stat = child.stat
             assert stat is not None
             assert (stat.mode, stat.size, stat.mtime) == (entry["mode"], entry["size"], entry["mtime"])
         found = drive.walk(path_index.stat_path, drive.version, path)
-        assert found == Found(child.kind, child.record, child.newest.seq)
+        assert found == found_as(drive, child)
 
 
 def test_older_versions_of_a_drive() -> None:
@@ -233,7 +238,7 @@ def test_every_version_is_what_a_dict_says(data: st.DataObject) -> None:
         shown = {path[:depth] for path in live for depth in range(1, len(path) + 1)}
         assert tree.keys() == shown
         for path, child in tree.items():
-            assert (child.kind, child.record and child.record.seq) == expected_found(drive, live, path)
+            assert (child.kind, child.seq or None) == expected_found(drive, live, path)
 
 
 @settings(max_examples=60)
@@ -293,7 +298,7 @@ def test_a_directory_wins_over_a_file(order: tuple[str, str]) -> None:
     for path in order:
         drive.put(p(path))
     (child,) = drive.walk(path_index.child_entries, 2, ())
-    assert (child.kind, child.record) == ("directory", None)
+    assert (child.kind, child.seq, child.stat) == ("directory", 0, None)
     assert kind(drive, "/d") == "directory"
     assert names(drive, "/d") == ["x"]
     drive.delete(p("/d/x"))
@@ -344,12 +349,12 @@ def test_mkdir_is_found_among_many_children_if_it_came_first() -> None:
     drive.put(p("/last/more"))
     children = {child.name: child for child in drive.walk(path_index.child_entries, drive.version, ())}
     first, last = children[b"first"], children[b"last"]
-    assert (first.kind, first.record) == ("directory", drive.record(1))
-    assert (last.kind, last.record) == ("directory", None)
+    assert (first.kind, first.seq, first.stat) == ("directory", 1, drive.record(1).stat)
+    assert (last.kind, last.seq) == ("directory", 0)
     assert len(drive.batches[-1]) == 2 * EXPLICIT_SEARCH_FIRST
     for name, child in children.items():
         found = drive.walk(path_index.stat_path, drive.version, (name,))
-        assert found == Found(child.kind, child.record, child.newest.seq)
+        assert found == found_as(drive, child)
 
 
 # --- batches
@@ -608,10 +613,11 @@ def test_random_graphs(data: st.DataObject) -> None:
             assert len(drive.batches) <= len(path) + 3
             assert all(seq <= head for batch in drive.batches for seq in batch)
         listed = outcome(drive, path_index.child_entries, head, path)
+        assert outcome(drive, drive.child_entries_quickly, head, path) == listed
         if isinstance(listed, list):
             for child in listed:
                 assert child.name in (b"a", b"b")
-                assert (child.kind == "directory") or child.record is not None
+                assert (child.kind == "directory") or child.stat is not None
         for writer in (plain_lists.put_lists, plain_lists.delete_lists):
             lists = outcome(drive, writer, head, length + 1, path)
             assert lists is BadMetadata or isinstance(lists, list)
