@@ -211,7 +211,7 @@ def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_here_is_told_beside_a_mount(source: Path, tmp_path: Path) -> None:
-    """``ls -l``, ``stat`` and ``info`` tell what the mount has, and not what they keep themselves, and fetch nothing."""
+    """``ls -l``, ``stat`` and ``info`` tell what the mount has, not what they have; nothing is fetched."""
     cache = ("--cache-dir", tmp_path / "cache")
     with mounted_from(source, tmp_path) as (mount, link):
         assert len(os.listdir(mount.point / "dir")) == len(FILES)
