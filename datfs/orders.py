@@ -51,7 +51,7 @@ class Orders:
                 missing.append([begin, first])
         if missing and not asked.get("look"):
             self._order(content, missing)
-        hopeless = content.source.hopeless(content) if missing else None
+        hopeless = content.hopeless() if missing else None
         return {"missing": missing, "full": content.cramped, "hopeless": None if hopeless is None else str(hopeless)}
 
     def _order(self, content: SparseRegister, missing: list[list[int]]) -> None:

@@ -206,6 +206,12 @@ class SparseRegister:
         self._budget = budget
         budget.on_end.append(lambda: self.fail(budget.error))
 
+    def hopeless(self) -> DatfsError | None:
+        """Why nothing that is missing will come now, as the error for a reader; None while there is hope."""
+        if self._budget is not None and not self._budget.left:
+            return self._budget.error()
+        return self.source.hopeless(self)
+
     async def ensure(self, indices: Iterable[int], urgency: Urgency = Urgency.NOW) -> None:
         """Returns when every chunk of ``indices`` is held; at once, without a checkpoint, if they are.
 
@@ -228,9 +234,7 @@ class SparseRegister:
                 while not has(index):
                     if index in self._unstorable:
                         raise self._unstorable[index]()
-                    if self._budget is not None and not self._budget.left:
-                        raise self._budget.error()
-                    error = self.source.hopeless(self)
+                    error = self.hopeless()
                     if error is not None:
                         raise error
                     await self._wait_for(index)

@@ -238,12 +238,17 @@ def test_what_is_here_is_told_beside_a_mount(source: Path, tmp_path: Path) -> No
 
 def test_a_budget(source: Path, tmp_path: Path) -> None:
     """EDQUOT when it is used up, for what is not here; what is here is read, and the log says why."""
-    with mounted_from(source, tmp_path, "--budget", "2M") as (mount, _):
+    with mounted_from(source, tmp_path, "--budget", "2M") as (mount, link):
         assert read(mount.point / "dir/00") == FILES["dir/00"]
         with pytest.raises(OSError, match="quota") as caught:
             [read(mount.point / path) for path in FILES]
         assert caught.value.errno == errno.EDQUOT
         assert mount.fact("budget_left") == 0
+        (why,) = objects("why", mount.point / "dir/15")
+        assert why["hopeless"].startswith("the budget of 2.0 MiB is used up")
+        cache = ("--cache-dir", tmp_path / "cache", "--timeout", "3600")
+        prefetched = datfs("prefetch", f"{link}/dir/15", *cache)
+        assert (prefetched.returncode, "the budget of 2.0 MiB" in prefetched.stderr) == (5, True)
         assert mount.fact("bytes_received") < 2 * MIB + 4 * CHUNK
         assert read(mount.point / "dir/00") == FILES["dir/00"]
         assert len(os.listdir(mount.point / "dir")) == len(FILES)
