@@ -43,7 +43,7 @@ WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local
 CACHE_SECONDS = 3600.0  # how long the kernel may believe names and attributes of an immutable version
 # When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
 # the program. For this long after a time-out such a question is answered at once, lest the program wait three
-# times.
+# times; but not if something came (TreeFile.progress): on a slow link it may only be what is read ahead that is late.
 ECHO_SECONDS = 0.5
 # For this long after a time-out further reads of the file fail at once, unless something came meanwhile: a program that
 # tries again and again, or the next one, does not wait in vain as long.
@@ -492,6 +492,7 @@ class Operations(pyfuse3.Operations):
         if now - opened.interrupted[2] < ECHO_SECONDS and opened.is_called(Look()):
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
         in_vain = echo or self._is_hopeless(opened, now)
+        before = opened.file.progress(offset, size)
         read = (offset, size, now)
         opened.waiting.add(read)
         try:
@@ -502,7 +503,7 @@ class Operations(pyfuse3.Operations):
             opened.note_interrupted(offset, end, trio.current_time())
             raise
         except errors.TimedOut:
-            if not in_vain:
+            if not in_vain and opened.file.progress(offset, size) <= before:
                 self._note_late(opened, offset, end, trio.current_time())
             raise
         finally:

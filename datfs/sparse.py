@@ -193,6 +193,7 @@ class SparseRegister:
         self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
         self.shared = False  # another process owns the store, and may clear chunks while we look at it
         self.news = 0
+        self.came = 0  # chunks, from peers
         """Grows with every chunk that comes, and whenever a peer tells what it holds."""
 
     # -- what readers call
@@ -485,6 +486,7 @@ class SparseRegister:
         self._in_flight.discard(index)
         self._settle(index)
         self.news += 1
+        self.came += 1
         if self._store_failed:
             self._store_works_again()
         self._wake(index)

@@ -523,6 +523,27 @@ async def test_the_kernels_second_question_is_answered_at_once(
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
 
 
+async def test_on_a_slow_link_the_second_question_waits(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is late may only be what the kernel reads ahead: if something came, the page itself gets its time."""
+    ops.buffer_incomplete = True
+    opened = await open_file(ops, "gone.bin")
+
+    async def something_comes() -> None:
+        await trio.sleep(TIMEOUT / 2)
+        tree.file("gone.bin").progress += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(something_comes)
+        assert await refused(ops.read(opened.fh, 200, 400)) == errno.ETIMEDOUT
+    began = trio.current_time()
+    assert await refused(ops.read(opened.fh, 300, 50)) == errno.ETIMEDOUT
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    assert await refused(ops.read(opened.fh, 300, 50)) == errno.ETIMEDOUT
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+
+
 async def test_a_file_that_failed_fails_fast(
     ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
 ) -> None:
