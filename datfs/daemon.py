@@ -19,6 +19,7 @@ from types import FrameType
 # How long a child that was told to end may take to clear up before it is killed.
 _END_SECONDS = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDED_AS_TOLD = (0, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def run_in_background(work: Callable[[Callable[[], None]], int], *, log_path: str | None = None) -> int:
@@ -28,7 +29,8 @@ def run_in_background(work: Callable[[Callable[[], None]], int], *, log_path: st
     Until then the child has the parent's terminal, so that it can say what it waits for and why it fails;
     from then on its output goes to ``log_path`` (appended to) or nowhere. ``work`` returns the child's exit
     code. If the child ends without being ready, its code is returned (at least 1) and no process is left.
-    SIGINT, SIGTERM and SIGHUP to the waiting parent end the child.
+    SIGINT, SIGTERM and SIGHUP to the waiting parent end the child, by KeyboardInterrupt unless it handles SIGTERM, and
+    128 and the signal's number are returned.
 
     Raises OSError if the log file cannot be opened.
     """
@@ -56,6 +58,9 @@ def _be_child(work: Callable[[Callable[[], None]], int], send: int, output: int)
     """Never returns: what the parent had on its stack must not run twice."""
     code = 1
     try:
+        # So that what it shows on the terminal is cleared up, the cursor among others.
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         os.chdir("/")
         with open(os.devnull, "rb") as nothing:
@@ -75,8 +80,11 @@ def _be_child(work: Callable[[Callable[[], None]], int], send: int, output: int)
         code = work(ready)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if _is_interrupt(error):
+            code = 128 + signal.SIGINT
+        else:
+            traceback.print_exc()
     finally:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
@@ -87,12 +95,20 @@ def _be_child(work: Callable[[Callable[[], None]], int], send: int, output: int)
         os._exit(code)
 
 
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(KeyboardInterrupt)[1] is None
+    return isinstance(error, KeyboardInterrupt)
+
+
 def _wait_for(child: int, receive: int) -> int:
-    with _forwarding(child):
+    with _forwarding(child) as told:
         if os.read(receive, 1):
             return 0
         _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
+    if told and code in _ENDED_AS_TOLD:
+        return 128 + told[0][0]
     if code < 0:
         print(f"the background process was ended by {signal.Signals(-code).name}", file=sys.stderr)
         return 128 - code
@@ -100,21 +116,24 @@ def _wait_for(child: int, receive: int) -> int:
 
 
 @contextmanager
-def _forwarding(child: int) -> Iterator[None]:
-    """Signals to the parent go to the child, in its other session; a second one, or a delay, kills it."""
-    told: list[float] = []
+def _forwarding(child: int) -> Iterator[list[tuple[int, float]]]:
+    """Signals to the parent go to the child, in its other session; a second one, or a delay, kills it.
+
+    Yields a list that gets the first signal's number, and when it came.
+    """
+    told: list[tuple[int, float]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if told and (number != signal.SIGALRM or time.monotonic() >= told[0] + _END_SECONDS):
+        if told and (number != signal.SIGALRM or time.monotonic() >= told[0][1] + _END_SECONDS):
             os.kill(child, signal.SIGKILL)
         elif number != signal.SIGALRM:
-            told.append(time.monotonic())
+            told.append((number, time.monotonic()))
             os.kill(child, signal.SIGTERM)
             signal.setitimer(signal.ITIMER_REAL, _END_SECONDS + 0.1)
 
     before = {number: signal.signal(number, forward) for number in (*_FORWARDED, signal.SIGALRM)}
     try:
-        yield
+        yield told
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

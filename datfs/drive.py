@@ -186,7 +186,7 @@ class Drive:
             raise NotFound(f"the drive has no version {version}: the newest known is {newest}")
         if version:
             await self.metadata.ensure((version,))
-        return DriveTree(self, version, past=past)
+        return DriveTree(self, version, past=past, old=version < newest)
 
     async def diff(self, old: int, new: int) -> list[Change]:
         """What changed between two versions, old to new."""
@@ -278,14 +278,15 @@ class DriveTree:
     """One version of a drive: implements :class:`datfs.vfs.FileTree`.
 
     ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it. ``past``: one of
-    many old versions that are looked into. It keeps less in memory, and reading raises Gone as soon as everybody told
-    that he lacks the content.
+    many old versions that are looked into, which keeps less in memory. ``old``: there were newer ones already. Of both
+    reading raises Gone as soon as everybody told that he lacks the content; of the newest version it may be on its way.
     """
 
-    def __init__(self, drive: Drive, version: int, *, past: bool = False) -> None:
+    def __init__(self, drive: Drive, version: int, *, past: bool = False, old: bool = False) -> None:
         self.drive = drive
         self.version = version
-        self.past = past
+        self._past = past
+        self._old = old
         self._listings = Listings(PAST_NAMES_KEPT if past else NAMES_KEPT)
         self.root_facts: Callable[[], dict[bytes, bytes]] = dict
         newest = None
@@ -299,7 +300,7 @@ class DriveTree:
 
     def rooted_at(self, root: Entry) -> DriveTree:
         """The same tree with a directory of it as its root; paths in entries stay those of the drive."""
-        tree = DriveTree(self.drive, self.version, past=self.past)
+        tree = DriveTree(self.drive, self.version, past=self._past, old=self._old)
         tree._root = root
         tree._listings = self._listings
         return tree
@@ -390,7 +391,7 @@ class DriveTree:
         if self.drive.check_bytes is not None:
             self.drive.check_bytes(stat, show_path(entry.path))
         ensure = None
-        if self.past:
+        if self._past or self._old:
             if holdings.availability(content, stat) is Availability.GONE:
                 raise Gone(f"{show_path(entry.path)}: nobody has the content of this version any more")
             ensure = partial(ensure_unless_lost, content)

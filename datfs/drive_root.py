@@ -445,6 +445,7 @@ class _UsedFile:
     def __init__(self, file: TreeFile, drive: _Drive) -> None:
         self._file = file
         self._drive: _Drive | None = drive
+        self.progress = file.progress
         self.read_nowait = file.read_nowait
         self.read = file.read
 

@@ -43,7 +43,7 @@ WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local
 CACHE_SECONDS = 3600.0  # how long the kernel may believe names and attributes of an immutable version
 # When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
 # the program. For this long after a time-out such a question is answered at once, lest the program wait three
-# times.
+# times; but not if something came (TreeFile.progress): on a slow link it may only be what is read ahead that is late.
 ECHO_SECONDS = 0.5
 # For this long after a time-out further reads of the file fail at once, unless something came meanwhile: a program that
 # tries again and again, or the next one, does not wait in vain as long.
@@ -52,6 +52,7 @@ HOPELESS_KEPT = 1000  # files
 # A file of which some read has waited this long is opened past the page cache, as nothing but a deadly signal frees
 # a program from the wait for a page that another one has asked for. Not at once, as it costs MAP_SHARED.
 STUCK_SECONDS = 3.0
+DOTS = 2  # entries of every listing: "." and ".."
 NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
 
 _BLOCK_SIZE = 65_536  # st_blksize: the usual chunk
@@ -227,10 +228,12 @@ def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """What an open directory lists, and the version it is of."""
+    """What an open directory lists, and the version it is of. ``number``: its inode, ``parent``: that of ``..``."""
 
     tree: FileTree
     entries: Sequence[Entry]
+    number: int
+    parent: int
 
 
 def _calls(ctx: RequestContext) -> Callable[[Look], bool]:
@@ -416,21 +419,27 @@ class Operations(pyfuse3.Operations):
         tree = self._tree
         entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(ctx))
         handle = next(self._handles)
-        self._listings[handle] = _Listing(tree, entries)
+        self._listings[handle] = _Listing(tree, entries, inode, self.inodes.parent_of(inode))
         return handle
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """Ids are the places in the snapshot, from 1; 0 begins again."""
+        """Ids are the places in the snapshot, from 1, ``.`` and ``..`` included; 0 begins again."""
         listing = self._listings[fh]
         look = self._look
         if listing.tree is not self._tree:
             look = replace(look, cache_seconds=0)  # of an older version: not to be kept
+        for place, (name, number) in enumerate(((b".", listing.number), (b"..", listing.parent)), 1):
+            # The kernel takes no reference for these, and nothing of them but the number and the kind.
+            if start_id < place:
+                attributes = look.attributes(self.inodes.entry(number), number)
+                if not pyfuse3.readdir_reply(token, name, attributes, place):
+                    return
         entries = listing.entries
-        for place in range(max(start_id, 0), len(entries)):
+        for place in range(max(start_id - DOTS, 0), len(entries)):
             entry = entries[place]
             number = self.inodes.number_of(entry)
-            if not pyfuse3.readdir_reply(token, entry.name, look.attributes(entry, number), place + 1):
+            if not pyfuse3.readdir_reply(token, entry.name, look.attributes(entry, number), place + DOTS + 1):
                 break
             self.inodes.taken(number, entry)
 
@@ -492,6 +501,7 @@ class Operations(pyfuse3.Operations):
         if now - opened.interrupted[2] < ECHO_SECONDS and opened.is_called(Look()):
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
         in_vain = echo or self._is_hopeless(opened, now)
+        before = opened.file.progress(offset, size)
         read = (offset, size, now)
         opened.waiting.add(read)
         try:
@@ -502,7 +512,7 @@ class Operations(pyfuse3.Operations):
             opened.note_interrupted(offset, end, trio.current_time())
             raise
         except errors.TimedOut:
-            if not in_vain:
+            if not in_vain and opened.file.progress(offset, size) <= before:
                 self._note_late(opened, offset, end, trio.current_time())
             raise
         finally:

@@ -67,6 +67,12 @@ class InodeTable:
         """The numbers of the directories that the kernel knows, by path."""
         return {self._entries[number].path: number for number in self._directories.values()}
 
+    def parent_of(self, number: int) -> int:
+        """The number of the directory that a directory is in; of the root its own, as nothing beyond it is known."""
+        if number == ROOT_NUMBER:
+            return ROOT_NUMBER
+        return self._directories.get(self.entry(number).path[:-1], ROOT_NUMBER)
+
     def replace_root(self, root: Entry) -> None:
         """The root of a newer version; it must have the same path. Its number stays."""
         self._entries[ROOT_NUMBER] = root

@@ -76,6 +76,19 @@ class OpenFile:
         """Chunks of the register that came, and what peers told."""
         return self._content.news
 
+    def progress(self, offset: int, length: int) -> int:
+        """See :class:`datfs.vfs.TreeFile`."""
+        end = min(offset + length, self._stat.size)
+        if offset >= end:
+            return 0
+        content, bits = self._content, self._register.data_bits
+        first, stop = self._guess(offset), self._guess(end - 1) + 1
+        here = bits.count(first, stop)
+        missing = bits.next_clear(first, stop)
+        if missing is not None and any(held.get(missing) for held in content.source.held_by_peers(content)):
+            here += content.came
+        return here
+
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """Bytes of the present extent; None if the range leaves it (then call :meth:`read`)."""
         end = offset + length

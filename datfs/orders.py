@@ -20,6 +20,7 @@ from datfs.wants import Urgency
 ORDER_SECONDS = 10.0
 CHUNKS_MOST = 1024  # of one order to fetch
 RANGES_MOST = 1000  # of one question
+CHUNK_NUMBERS = 1 << 28  # that can be asked about
 TICK = 1.0
 
 Answer = dict[str, Any]
@@ -51,7 +52,7 @@ class Orders:
                 missing.append([begin, first])
         if missing and not asked.get("look"):
             self._order(content, missing)
-        hopeless = content.source.hopeless(content) if missing else None
+        hopeless = content.hopeless() if missing else None
         return {"missing": missing, "full": content.cramped, "hopeless": None if hopeless is None else str(hopeless)}
 
     def _order(self, content: SparseRegister, missing: list[list[int]]) -> None:
@@ -88,6 +89,6 @@ def _ranges(value: Any) -> list[tuple[int, int]]:
     for one in value:
         if not (isinstance(one, list) and len(one) == 2 and all(type(end) is int for end in one)):
             raise FormatError("'fetch' needs chunks: each of them [first, stop]")
-        if not 0 <= one[0] <= one[1] <= 1 << 28:
+        if not 0 <= one[0] <= one[1] <= CHUNK_NUMBERS:
             raise FormatError(f"{one} are no chunks")
     return [(first, stop) for first, stop in value]

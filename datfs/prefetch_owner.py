@@ -31,7 +31,14 @@ async def report_of_owner(place: Place, files: Sequence[Wanted]) -> Report:
 
 
 async def _missing(place: Place, files: Sequence[Wanted]) -> Ranges:
-    ranges = [(file.first, file.stop) for file in files if file.stop > file.first]
+    return await missing_at_owner(place, [(file.first, file.stop) for file in files if file.stop > file.first])
+
+
+async def missing_at_owner(place: Place, ranges: Ranges) -> Ranges:
+    """Which of these chunks (none of the ranges is empty) the owner lacks.
+
+    Raises Unavailable if it does not answer, DatfsError if it cannot tell.
+    """
     missing: Ranges = []
     for number in range(0, len(ranges), AT_ONCE):
         part = ranges[number : number + AT_ONCE]

@@ -115,6 +115,7 @@ class SparseRegister:
         self.clears = 0  # grows when chunks are cleared: whoever remembers that some are held has to look again
         self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
         self.shared = False  # another process owns the store, and may clear chunks while we look at it
+        self.came = 0  # chunks, from peers
         self.news = 0
         """Grows with every chunk that comes, and whenever a peer tells what it holds."""
 
@@ -128,6 +129,12 @@ class SparseRegister:
         """From now on nothing is asked for beyond the budget; readers are told when it is used up."""
         self._budget = budget
         budget.on_end.append(lambda: self.fail(budget.error))
+
+    def hopeless(self) -> DatfsError | None:
+        """Why nothing that is missing will come now, as the error for a reader; None while there is hope."""
+        if self._budget is not None and not self._budget.left:
+            return self._budget.error()
+        return self.source.hopeless(self)
 
     async def ensure(self, indices: Iterable[int], urgency: Urgency = Urgency.NOW) -> None:
         """Returns when every chunk of ``indices`` is held; at once, without a checkpoint, if they are.
@@ -149,9 +156,7 @@ class SparseRegister:
                 while not has(index):
                     if index in self.wants.refused:
                         raise self.wants.refused[index]()
-                    if self._budget is not None and not self._budget.left:
-                        raise self._budget.error()
-                    error = self.source.hopeless(self)
+                    error = self.hopeless()
                     if error is not None:
                         raise error
                     await self._wait_for(index)
@@ -314,6 +319,7 @@ class SparseRegister:
             return False
         self.wants.settle(index)
         self.news += 1
+        self.came += 1
         if self._store_failed:
             self._store_works_again()
         self._wake(index)

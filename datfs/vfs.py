@@ -78,6 +78,13 @@ class TreeFile(Protocol):
         """A count that has grown if a read that got nothing may get something now."""
         ...
 
+    def progress(self, offset: int, length: int) -> int:
+        """A count that has grown if a wait for the range was not in vain, though it is not all here.
+
+        Something of it came; or something else did, and those who brought it have the rest of this, too.
+        """
+        ...
+
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """The bytes of the range, cut at the end of the file; None if some are not here. No I/O but a local read."""
         ...

@@ -96,7 +96,7 @@ def why(sparse: SparseRegister, swarm: Swarm | None, wanted: Sequence[Range], st
     chunks = sum(end - first for first, end in wanted)
     missing = list(islice(_clear(log.data_bits, wanted), RANGES_MOST))
     report = swarm.report() if swarm is not None else SwarmReport()
-    hopeless = sparse.source.hopeless(sparse) if missing else None
+    hopeless = sparse.hopeless() if missing else None
     return {
         "protocol": PROTOCOL,
         "register": sparse.name,

@@ -33,6 +33,7 @@ class MemoryFile:
     version: int = 1
     claimed_size: int | None = None
     news: int = 0
+    progress: int = 0
 
     def arrive(self) -> None:
         self.news += 1
@@ -63,6 +64,9 @@ class OpenMemoryFile:
     @property
     def news(self) -> int:
         return self.file.news
+
+    def progress(self, offset: int, length: int) -> int:
+        return self.file.progress
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         file = self.file

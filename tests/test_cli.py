@@ -664,3 +664,31 @@ def test_an_interrupt_before_anything_began_is_quiet(tmp_path: Path, entry: str)
     )
     assert (ended.stdout, ended.stderr) == ("", "")
     assert ended.returncode == -signal.SIGINT
+
+
+@pytest.mark.fuse
+def test_a_mount_that_waits_for_its_drive_is_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C while nobody brings the drive: code 130, no word, the cursor is back, and nothing is left."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        words = ("mount", f"dat://{OTHER_KEY}", tmp_path, "--peer", address, "--memory", "--timeout", "60")
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ.update(TERM="xterm", COLUMNS="120", LANG="C.UTF-8")
+            os.execv(sys.executable, [*DATFS, *map(str, words)])
+        seen = b""
+        try:
+            while b"opening the drive" not in seen:
+                seen += os.read(terminal, 65536)
+            os.write(terminal, b"\x03")
+            while piece := os.read(terminal, 65536):
+                seen += piece
+        except OSError:
+            pass  # Linux says EIO when the other side is closed
+        finally:
+            os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
+    assert b"Traceback" not in seen
+    assert b"SIGTERM" not in seen
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

@@ -127,7 +127,21 @@ def test_a_signal_to_the_waiting_parent_ends_the_child(tmp_path: Path, number: s
     )
     parent.send_signal(number)
     out, _ = parent.communicate(timeout=SECONDS)
-    assert (parent.returncode, out) == (143, b"cleaned up\n")
+    assert (parent.returncode, out) == (128 + number, b"cleaned up\n")
+    assert not alive(child_of(tmp_path))
+
+
+@pytest.mark.parametrize("failure", ["KeyboardInterrupt", "BaseExceptionGroup('', [KeyboardInterrupt()])"])
+def test_an_interrupt_of_a_child_that_handles_none_is_quiet(tmp_path: Path, failure: str) -> None:
+    """It is raised in the child, which clears up what it shows; nobody sees a traceback."""
+    parent = start_waiting(
+        tmp_path,
+        "try:\n print('up', flush=True)\n time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n print('cleared up')\n raise {failure}",
+    )
+    parent.send_signal(signal.SIGINT)
+    out, said = parent.communicate(timeout=SECONDS)
+    assert (parent.returncode, out, said) == (130, b"cleared up\n", b"")
     assert not alive(child_of(tmp_path))
 
 

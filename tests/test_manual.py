@@ -32,6 +32,16 @@ def test_every_option_has_its_place(name: str) -> None:
     assert "EXIT STATUS" in text
 
 
+@pytest.mark.parametrize("name", ["datfs mount", "datfs automount"])
+def test_every_option_of_a_mount_is_in_the_documents(name: str) -> None:
+    """What a mount can be told stands in docs/, by one of its names, and has a text of its own in ``--help``."""
+    documents = "".join(file.read_text() for file in (Path(__file__).parent.parent / "docs").glob("*.md"))
+    for option in COMMANDS[name].command.params:
+        if isinstance(option, click.Option):
+            assert any(re.search(rf"`{re.escape(word)}[` ]", documents) for word in option.opts), option.opts
+            assert option.help, option.opts
+
+
 @pytest.mark.parametrize("name", ["datfs", "datfs mount", "datfs debug proof"])
 def test_man_can_read_them(name: str) -> None:
     """groff has nothing to complain about."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datfs.bitfield import Bitfield
 from datfs.crypto import key_pair
 from datfs.errors import BadMetadata, CorruptStorage, NoPeers
 from datfs.metadata import Stat
@@ -240,3 +242,37 @@ def test_the_end_of_a_file() -> None:
         assert file.read_nowait(8, 5) == b""
 
     run(work)
+
+
+async def test_progress_tells_whether_a_wait_was_in_vain() -> None:
+    """It grows by what came of the range; by what came of others only while somebody has the rest of the range."""
+
+    class Peers(CopySource):
+        held: tuple[Bitfield, ...] = ()
+
+        def wants_changed(self, register: SparseRegister) -> None:
+            pass
+
+        def held_by_peers(self, register: SparseRegister) -> Sequence[Bitfield]:
+            return self.held
+
+    origin, stat, _ = source_with([bytes([number]) * 100 for number in range(10)])
+    source = Peers(origin)
+    copy = SparseRegister(Register.open(memory_storage(), key=origin.key), source, name="content")
+    file = OpenFile(copy, stat, "f")
+
+    def bring(index: int) -> None:
+        assert copy.reserve(index)
+        proof = origin.proof(index, copy.register.digest(index))
+        copy.put(index, origin.get(index), proof.nodes, proof.signature)
+
+    assert file.progress(500, 200) == 0
+    bring(stat.offset + 1)
+    assert file.progress(500, 200) == 0
+    bring(stat.offset + 5)
+    assert file.progress(500, 200) == 1
+    source.held = (origin.data_bits,)
+    before = file.progress(500, 200)
+    bring(stat.offset + 2)
+    assert file.progress(500, 200) > before
+    assert file.progress(stat.size, 10) == 0

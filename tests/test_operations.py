@@ -68,16 +68,17 @@ async def open_file(ops: Operations, path: str) -> pyfuse3.FileInfo:
 
 
 class Listing:
-    """Stands for pyfuse3's reply buffer, with room for some entries."""
+    """Stands for pyfuse3's reply buffer, with room for some entries. ``dots``: what it was told of . and .."""
 
     def __init__(self, room: int) -> None:
         self.room = room
         self.entries: list[tuple[bytes, int, int]] = []
+        self.dots: list[tuple[bytes, int, int]] = []
 
     def reply(self, token: ReaddirToken, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
         if len(self.entries) >= self.room:
             return False
-        self.entries.append((name, attr.st_ino, next_id))
+        (self.dots if name in (b".", b"..") else self.entries).append((name, attr.st_ino, next_id))
         return True
 
 
@@ -263,18 +264,40 @@ async def test_a_new_version_is_a_new_inode_and_old_handles_stay(ops: Operations
 
 
 async def test_a_listing_in_pieces(ops: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name once, without . and .., each counted exactly if it was taken; ids go on where they ended."""
+    """Every name once, each counted exactly if it was taken; ids go on where they ended."""
     handle = await ops.opendir(1, CTX)
     first = await list_some(ops, handle, 0, 3, monkeypatch)
-    assert [entry[2] for entry in first] == [1, 2, 3]
+    assert [entry[2] for entry in first] == [3, 4, 5]
     assert len(ops.inodes) == 4
-    rest = await list_some(ops, handle, 3, 99, monkeypatch)
+    rest = await list_some(ops, handle, 5, 99, monkeypatch)
     names = [entry[0] for entry in first + rest]
     assert sorted(names) == [b"a.txt", b"d", b"empty", b"gone.bin"]
     assert all(ops.inodes.count(number) == 1 for _, number, _ in first + rest)
-    assert await list_some(ops, handle, 4, 99, monkeypatch) == []
+    assert await list_some(ops, handle, 6, 99, monkeypatch) == []
     await ops.releasedir(handle)
     assert ops.open_handles == 0
+
+
+async def test_a_listing_has_itself_and_its_parent(ops: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """. and .. come first, in pieces too, with their numbers; the kernel takes no references for them."""
+    folder = await inode_of(ops, "d")
+    handle = await ops.opendir(folder, CTX)
+    listing = Listing(99)
+    monkeypatch.setattr(pyfuse3, "readdir_reply", listing.reply)
+    await ops.readdir(handle, 0, TOKEN)
+    assert listing.dots == [(b".", folder, 1), (b"..", 1, 2)]
+    listing.dots.clear()
+    await ops.readdir(handle, 1, TOKEN)
+    assert listing.dots == [(b"..", 1, 2)]
+    assert ops.inodes.count(folder) == 1
+    assert len({next_id for _, _, next_id in listing.entries}) == len(listing.entries) // 2 > 0
+    monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *arguments: False)
+    await ops.readdir(handle, 0, TOKEN)
+    root = await ops.opendir(1, CTX)
+    listing = Listing(99)
+    monkeypatch.setattr(pyfuse3, "readdir_reply", listing.reply)
+    await ops.readdir(root, 0, TOKEN)
+    assert listing.dots == [(b".", 1, 1), (b"..", 1, 2)]
 
 
 async def test_a_listing_can_begin_again(ops: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +306,7 @@ async def test_a_listing_can_begin_again(ops: Operations, monkeypatch: pytest.Mo
     once = await list_some(ops, handle, 0, 99, monkeypatch)
     again = await list_some(ops, handle, 0, 99, monkeypatch)
     assert again == once
-    assert await list_some(ops, handle, 2, 1, monkeypatch) == once[2:3]
+    assert await list_some(ops, handle, 4, 1, monkeypatch) == once[2:3]
     assert ops.inodes.count(once[2][1]) == 3
 
 
@@ -294,7 +317,7 @@ async def test_changes_do_not_reach_an_open_listing(
     handle = await ops.opendir(1, CTX)
     first = await list_some(ops, handle, 0, 2, monkeypatch)
     tree.add("0 new", b"")
-    rest = await list_some(ops, handle, 2, 99, monkeypatch)
+    rest = await list_some(ops, handle, 4, 99, monkeypatch)
     assert len({entry[0] for entry in first + rest}) == 4
 
 
@@ -469,7 +492,7 @@ async def test_a_listing_of_an_older_version_is_not_kept(ops: Operations, monkey
     times.clear()
     ops.replace(Update(MemoryTree({"other": b""}), [(b"other",)]))
     await ops.readdir(handle, 0, TOKEN)
-    assert len(times) == 4
+    assert len(times) == 6
     assert max(times) == 0
 
 
@@ -520,6 +543,27 @@ async def test_the_kernels_second_question_is_answered_at_once(
     await trio.sleep(fuse_ops.ECHO_SECONDS)
     began = trio.current_time()
     assert await refused(ops.read(opened.fh, 600, 50)) == errno.ETIMEDOUT
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+
+
+async def test_on_a_slow_link_the_second_question_waits(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is late may only be what the kernel reads ahead: if something came, the page itself gets its time."""
+    ops.buffer_incomplete = True
+    opened = await open_file(ops, "gone.bin")
+
+    async def something_comes() -> None:
+        await trio.sleep(TIMEOUT / 2)
+        tree.file("gone.bin").progress += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(something_comes)
+        assert await refused(ops.read(opened.fh, 200, 400)) == errno.ETIMEDOUT
+    began = trio.current_time()
+    assert await refused(ops.read(opened.fh, 300, 50)) == errno.ETIMEDOUT
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    assert await refused(ops.read(opened.fh, 300, 50)) == errno.ETIMEDOUT
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
 
 

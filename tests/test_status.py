@@ -192,6 +192,20 @@ def test_watching(at: Mounted) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "peers"])
+def test_watching_ends_with_the_mount(at: Mounted, command: str) -> None:
+    """One line that says so, and not that the empty folder holds no drive."""
+    with subprocess.Popen(
+        [*DATFS, command, str(at.point), "--watch", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline()
+        assert run("umount", at.point).returncode == 0
+        _, said = watching.communicate(timeout=30)
+    assert watching.returncode == 4
+    assert said == f"datfs: {at.point} is not mounted any more\n"
+
+
 def test_status_by_a_signal(at: Mounted) -> None:
     """SIGUSR1 makes a mount write its status to its log, and go on."""
     at.process.send_signal(signal.SIGUSR1)

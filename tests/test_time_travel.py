@@ -452,6 +452,23 @@ async def test_content_that_nobody_has_any_more(autojump_clock: trio.testing.Moc
         assert await read(tree, kept) == b"one"
 
 
+async def test_the_same_of_an_old_version_that_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    """``datfs cat LINK+1`` and ``mount LINK+1``; the newest version waits, as what is missing may be on its way."""
+    writer = a_history()
+    async with drive_of(writer, with_content(writer)) as (drive, _, _):
+        await trio.sleep(5)
+        old = await with_past(drive, await drive.checkout(1))
+        before = trio.current_time()
+        with pytest.raises(Gone, match="nobody has the content"):
+            await old.open(await find(old, "a.tar.gz"))
+        newest = await drive.checkout(drive.version)
+        file = await newest.open(await newest.find((b"LICENSE",)))
+        assert trio.current_time() == before
+        with trio.move_on_after(60) as scope:
+            await file.read(0, 1)
+        assert scope.cancelled_caught
+
+
 async def test_a_reader_waits_until_all_have_told(autojump_clock: trio.testing.MockClock) -> None:
     """While a peer may still have it nobody says Gone; a reader who waits learns it when the last one lost it."""
     writer = DriveWriter.create(memory_storage(), key_pair(SEED))

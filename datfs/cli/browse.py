@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import trio
 
-from datfs import holdings
+from datfs.cli.held import Held, held, registers
 from datfs.cli.options import TargetType, View, drive_options, json_option, make_options, view
 from datfs.cli.output import count, entry_facts, mode_text, path_text, print_json, time_text, write_name
 from datfs.errors import IsADirectory
@@ -41,18 +41,16 @@ def _share(entry: Entry, here: dict[str, Any]) -> str:
     return f"{min(99, max(1, 100 * held // of))}%" if held else "0%"
 
 
-def _here(at: View, entry: Entry) -> dict[str, Any]:
+def _here(at: View, entry: Entry, of: Held) -> dict[str, Any]:
     """What of a file is here; nothing for a directory."""
     if entry.kind is Kind.DIRECTORY:
         return {}
     stat = at.tree.known_stat(entry)
-    content = at.opened.drive.content
-    assert content is not None
     return {
         "chunk_first": stat.offset,
         "chunks": stat.blocks,
-        "chunks_held": holdings.chunks_held(content, stat),
-        "bytes_held": holdings.bytes_held(content, stat),
+        "chunks_held": of.chunks(stat),
+        "bytes_held": of.bytes(stat),
     }
 
 
@@ -85,12 +83,15 @@ def ls(
     """List directories of a drive."""
     options = make_options(share_locked=True, **rest)
 
-    def emit(at: View, entry: Entry, name: bytes) -> None:
-        here = _here(at, entry) if as_json or long_ else {}
-        if as_json:
-            print_json(entry_facts(entry) | here)
-        else:
-            write_name(name, before=_long(entry, here) if long_ else "", directory=entry.kind is Kind.DIRECTORY)
+    async def emit(at: View, entries: Sequence[Entry], name_of: Callable[[Entry], bytes]) -> None:
+        of = await held(at, entries) if as_json or long_ else None
+        for entry in entries:
+            here = _here(at, entry, of) if of is not None else {}
+            if as_json:
+                print_json(entry_facts(entry) | here)
+            else:
+                before = _long(entry, here) if long_ else ""
+                write_name(name_of(entry), before=before, directory=entry.kind is Kind.DIRECTORY)
 
     async def show_directories(at: View, entries: list[Entry], headings: bool) -> None:
         pending = entries[::-1]  # not recursive: how deep a drive goes is its writer's choice
@@ -103,8 +104,7 @@ def ls(
                     print()
                 write_name(b"/" + b"/".join(entry.path), after=":")
             first = False
-            for child in children:
-                emit(at, child, child.name)
+            await emit(at, children, lambda entry: entry.name)
             if recursive:
                 pending += [child for child in reversed(children) if child.kind is Kind.DIRECTORY]
 
@@ -113,8 +113,7 @@ def ls(
             entries = [await _find(at, one) for one in at.paths(path)]
             files = [entry for entry in entries if entry.kind is Kind.FILE]
             directories = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
-            for entry in files:
-                emit(at, entry, b"/" + b"/".join(entry.path))
+            await emit(at, files, lambda entry: b"/" + b"/".join(entry.path))
             if files and directories and not as_json:
                 print()
             await show_directories(at, directories, len(entries) > 1 or recursive)
@@ -168,10 +167,10 @@ def stat(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
     """Tell all that is known of paths, down to the chunks."""
     options = make_options(share_locked=True, **rest)
 
-    def facts(at: View, entry: Entry) -> dict[str, Any]:
+    async def facts(at: View, entry: Entry) -> dict[str, Any]:
         result = entry_facts(entry)
         if entry.kind is Kind.FILE:
-            result |= _here(at, entry)
+            result |= _here(at, entry, await held(at, [entry]))
             result |= {"byte_offset": at.tree.known_stat(entry).byte_offset, "ctime": entry.ctime_ns / 1e9}
         return result
 
@@ -179,7 +178,7 @@ def stat(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
         async with view(link, options, version) as at:
             for one in at.paths(path):
                 entry = await _find(at, one)
-                known = facts(at, entry)
+                known = await facts(at, entry)
                 if as_json:
                     print_json(known)
                     continue
@@ -245,7 +244,7 @@ def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
 
     async def run() -> None:
         async with view(link, options, version) as at:
-            facts = _facts_of_drive(at) | await _whole(at)
+            facts = await _facts_of_drive(at) | await _whole(at)
             paths = at.paths(path) if path or at.opened.link.path else []
             sums = [await _sum_below(at, one) for one in paths]
             if as_json:
@@ -272,23 +271,22 @@ def info(link: Link | NamedLink | Path, path: tuple[str, ...], as_json: bool, ve
     trio.run(run)
 
 
-def _facts_of_drive(at: View) -> dict[str, Any]:
+async def _facts_of_drive(at: View) -> dict[str, Any]:
     drive = at.opened.drive
-    metadata, content = drive.metadata.register, drive.content
-    assert content is not None
-    known = content.register.length
-    folder = at.opened.store.folder
+    assert drive.content is not None
+    folder, found = await registers(at)
+    metadata, content = found["metadata"], found["content"]
     return {
         "link": f"dat://{drive.key.hex()}",
         "discovery_key": discovery_key(drive.key).hex(),
-        "content_key": content.register.key.hex(),
+        "content_key": drive.content.register.key.hex(),
         "version": at.tree.version,
         "newest_version": drive.version,
-        "metadata_chunks": metadata.length,
-        "metadata_chunks_held": metadata.data_bits.count(0, metadata.length),
-        "content_chunks": known,
-        "content_chunks_held": content.register.data_bits.count(0, known),
-        "content_bytes": content.register.byte_length,
+        "metadata_chunks": metadata["length"],
+        "metadata_chunks_held": metadata["held"],
+        "content_chunks": content["length"],
+        "content_chunks_held": content["held"],
+        "content_bytes": content["bytes"],
         "store": str(folder) if folder is not None else None,
         "writable": folder is not None and why_not_writable(folder, drive.key) is None,
     }
@@ -304,21 +302,21 @@ async def _whole(at: View) -> dict[str, Any]:
 
 async def _sum_below(at: View, path: DrivePath) -> dict[str, Any]:
     """Files, bytes and chunks at and below a path; fetches the metadata for it."""
-    content = at.opened.drive.content
-    assert content is not None
     total = {"files": 0, "directories": 0, "size": 0, "chunks": 0, "chunks_held": 0}
-    open_entries = [await _find(at, path)]
-    while open_entries:
-        entry = open_entries.pop()
-        if entry.kind is Kind.DIRECTORY:
-            total["directories"] += 1
-            open_entries += await _list(at, entry)
-            continue
-        stat = at.tree.known_stat(entry)
-        total["files"] += 1
-        total["size"] += entry.size
-        total["chunks"] += stat.blocks
-        total["chunks_held"] += holdings.chunks_held(content, stat)
+    batches = [[await _find(at, path)]]
+    while batches:
+        entries = batches.pop()
+        of = await held(at, entries)
+        for entry in entries:
+            if entry.kind is Kind.DIRECTORY:
+                total["directories"] += 1
+                batches.append(await _list(at, entry))
+                continue
+            stat = at.tree.known_stat(entry)
+            total["files"] += 1
+            total["size"] += entry.size
+            total["chunks"] += stat.blocks
+            total["chunks_held"] += of.chunks(stat)
     return {"path": path_text(path), **total}
 
 

@@ -62,7 +62,7 @@ def status(target: Target, watch: bool, as_json: bool, cache_dir: Path | None) -
     Of a LINK, of what is mounted at DIR, or of every drive that is open. Of a folder with a drive, the current one too:
     what would be committed, and what the process does that shares it.
     """
-    get = partial(_statuses, target, cache_dir or default_cache_dir())
+    get = partial(_statuses, target, cache_dir or default_cache_dir(), was_mounted=_is_mounted(target))
     folder = None if watch else _working_folder(target)
     if folder is None:
         _tell(get, _texts(status_text), watch, as_json)
@@ -109,13 +109,10 @@ def _texts(text_of: Callable[[Facts], str]) -> Callable[[list[Facts]], str]:
 @cache_option
 def peers(target: Target, watch: bool, as_json: bool, cache_dir: Path | None) -> None:
     """Tell the peers of drives that are open here: address, source, rates, what they hold, the last error."""
+    statuses = partial(_statuses, target, cache_dir or default_cache_dir(), was_mounted=_is_mounted(target))
 
     async def get() -> list[Facts]:
-        return [
-            {"link": facts["link"]} | peer
-            for facts in await _statuses(target, cache_dir or default_cache_dir())
-            for peer in facts["peers"]
-        ]
+        return [{"link": facts["link"]} | peer for facts in await statuses() for peer in facts["peers"]]
 
     _tell(get, peers_text, watch, as_json)
 
@@ -152,14 +149,24 @@ def _print(found: list[Facts], shown: Callable[[list[Facts]], str], as_json: boo
     sys.stdout.flush()
 
 
-async def _statuses(target: Target, cache_dir: Path) -> list[Facts]:
-    """What is told of the target, or of all. Raises NotADrive, StoreLocked."""
+def _is_mounted(target: Target) -> bool:
+    return isinstance(target, Path) and owners.mount_of(target) is not None
+
+
+async def _statuses(target: Target, cache_dir: Path, *, was_mounted: bool) -> list[Facts]:
+    """What is told of the target, or of all; ``was_mounted``: it was a mount before. Raises NotADrive, StoreLocked."""
     if target is None:
         return await owners.all_statuses(cache_dir, notice)
     if isinstance(target, Path):
         found = owners.mount_of(target)
         if found is not None:
-            return _drives_in(await _ask_mount(found[0], STATUS))
+            try:
+                return _drives_in(await _ask_mount(found[0], STATUS))
+            except NotADrive:
+                if _is_mounted(target):
+                    raise  # else it was unmounted just now
+        if was_mounted:
+            raise NotADrive(f"{show(os.fsencode(target))} is not mounted any more")
     key = target.key if isinstance(target, Link) else _key_in(target)
     for place in owners.places_of_drive(key, cache_dir):
         try:

@@ -210,14 +210,45 @@ def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
     assert checked.stdout.splitlines() == [f"/{path}" for path in FILES if path != "dir/00"]
 
 
+def test_what_is_here_is_told_beside_a_mount(source: Path, tmp_path: Path) -> None:
+    """``ls -l``, ``stat`` and ``info`` tell what the mount has, not what they have; nothing is fetched."""
+    cache = ("--cache-dir", tmp_path / "cache")
+    with mounted_from(source, tmp_path) as (mount, link):
+        assert len(os.listdir(mount.point / "dir")) == len(FILES)
+        assert read(mount.point / "dir/05") == FILES["dir/05"]
+        os.pread(file := os.open(mount.point / "dir/07", os.O_RDONLY), 4096, 0)
+        os.close(file)
+        before = {one["path"]: one for one in objects("ls", link, "dir", *cache)}
+        chunks = before["/dir/05"]["chunks"]
+        assert before["/dir/05"]["chunks_held"] == chunks
+        assert before["/dir/05"]["bytes_held"] == len(FILES["dir/05"])
+        assert 0 < before["/dir/07"]["chunks_held"] < chunks
+        assert (before["/dir/00"]["chunks_held"], before["/dir/00"]["bytes_held"]) == (0, 0)
+        (stat,) = objects("stat", link, "dir/05", *cache)
+        assert stat["chunks_held"] == chunks
+        (info,) = objects("info", link, "dir", *cache)
+        assert info["store"] is not None
+        assert info["metadata_chunks_held"] == info["metadata_chunks"] == len(FILES) + 1
+        assert info["content_chunks_held"] == chunks + before["/dir/07"]["chunks_held"]
+        assert info["paths"][0]["chunks_held"] == info["content_chunks_held"]
+    # And the same when nobody has it open any more.
+    after = {one["path"]: one["chunks_held"] for one in objects("ls", link, "dir", "--offline", *cache)}
+    assert after == {path: one["chunks_held"] for path, one in before.items()}
+
+
 def test_a_budget(source: Path, tmp_path: Path) -> None:
     """EDQUOT when it is used up, for what is not here; what is here is read, and the log says why."""
-    with mounted_from(source, tmp_path, "--budget", "2M") as (mount, _):
+    with mounted_from(source, tmp_path, "--budget", "2M") as (mount, link):
         assert read(mount.point / "dir/00") == FILES["dir/00"]
         with pytest.raises(OSError, match="quota") as caught:
             [read(mount.point / path) for path in FILES]
         assert caught.value.errno == errno.EDQUOT
         assert mount.fact("budget_left") == 0
+        (why,) = objects("why", mount.point / "dir/15")
+        assert why["hopeless"].startswith("the budget of 2.0 MiB is used up")
+        cache = ("--cache-dir", tmp_path / "cache", "--timeout", "3600")
+        prefetched = datfs("prefetch", f"{link}/dir/15", *cache)
+        assert (prefetched.returncode, "the budget of 2.0 MiB" in prefetched.stderr) == (5, True)
         assert mount.fact("bytes_received") < 2 * MIB + 4 * CHUNK
         assert read(mount.point / "dir/00") == FILES["dir/00"]
         assert len(os.listdir(mount.point / "dir")) == len(FILES)

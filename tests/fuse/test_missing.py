@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from datfs import mountpoints
 from tests.fuse.conftest import SECONDS, Mounter, Served, wait_until
 from tests.fuse.trees import SMALL_WAITER, WAITERS
 from tests.memory_tree import noise
@@ -150,9 +151,10 @@ def test_errors_reach_the_reader(mounter: Mounter, way: tuple[str, ...]) -> None
     assert "WARNING datfs.fuse_ops: read: beyond the end" in log
 
 
+@pytest.mark.parametrize("end", ["signal", "umount"])
 @pytest.mark.parametrize("way", WAYS)
-def test_two_hundred_blocked_readers_hold_up_nobody(mounter: Mounter, way: tuple[str, ...]) -> None:
-    """While they wait, a local file, a listing, stat and a missing name answer as always."""
+def test_two_hundred_blocked_readers_hold_up_nobody(mounter: Mounter, way: tuple[str, ...], end: str) -> None:
+    """While they wait, a local file, a listing, stat and a missing name answer as always; the end does not wait."""
     served = mounter("missing", *way)
     with readers(served, WAITERS):
         began = time.monotonic()
@@ -165,7 +167,10 @@ def test_two_hundred_blocked_readers_hold_up_nobody(mounter: Mounter, way: tuple
         assert served.waiting() >= WAITERS
         # And they end at once with the mount.
         began = time.monotonic()
-        served.process.send_signal(signal.SIGTERM)
+        if end == "umount":
+            assert mountpoints.unmount(str(served.point)) is mountpoints.Unmounted.LAZY
+        else:
+            served.process.send_signal(signal.SIGTERM)
         code, _ = served.end()
         assert code == 0
         assert time.monotonic() - began < AT_ONCE

@@ -103,6 +103,18 @@ def test_content_that_nobody_has(tmp_path: Path) -> None:
         assert mount.fact("chunks_held", ".dat/versions/9/b.txt") == 1
 
 
+def test_an_old_version_that_is_mounted(tmp_path: Path) -> None:
+    """The same where the mount itself shows an old version, and of ``datfs cat LINK+N``: told, not waited for."""
+    with shared(DRIVES / "history-dat") as (_, address, _process):
+        more = ("--peer", address, "--memory", "--timeout", "3600")
+        with mounted(f"dat://{SIMPLE_KEY}+1", tmp_path / "point", *more) as mount:
+            with pytest.raises(OSError) as caught:
+                (mount.point / "a.txt").read_bytes()
+            assert caught.value.errno == errno.ENODATA
+        done = datfs("cat", f"dat://{SIMPLE_KEY}+1/a.txt", *more)
+        assert (done.returncode, done.stdout) == (5, b"")
+
+
 def test_content_that_goes_while_mounted(tmp_path: Path) -> None:
     """When the last peer drops it, an old version that was not read is gone; a folder alone says so, too."""
     point = tmp_path / "point"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from datfs import mountpoints
-from tests.fuse.conftest import Mounter, Served, shell
+from tests.fuse.conftest import SECONDS, Mounter, Served, shell
 from tests.fuse.trees import MANY
 from tests.memory_tree import MTIME_NS
 
@@ -54,6 +55,20 @@ def test_inode_numbers_are_stable_and_distinct(standard: Served) -> None:
     assert numbers() == first
     with os.scandir(standard.point) as entries:
         assert all(entry.inode() == first[entry.path] for entry in entries)
+
+
+def test_listings_have_themselves_and_their_parents(standard: Served) -> None:
+    """``ls -a`` shows . and .., with the numbers that stat tells; in the root .. leads out of the mount."""
+    for path in ("docs", "docs/old/deeper"):
+        folder = standard.point / path
+        lines = subprocess.run(["ls", "-1aiU", folder], capture_output=True, text=True, timeout=SECONDS, check=True)
+        numbers = {name: int(number) for number, name in map(str.split, lines.stdout.splitlines())}
+        assert list(numbers)[:2] == [".", ".."]
+        assert numbers["."] == folder.stat().st_ino
+        assert numbers[".."] == folder.parent.stat().st_ino
+    listed = subprocess.run(["ls", "-1a", standard.point], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert listed.stdout.splitlines()[:2] == [".", ".."]
+    assert os.stat(standard.point / "..").st_ino == standard.point.parent.stat().st_ino
 
 
 def test_the_mount_says_what_it_is(standard: Served) -> None:

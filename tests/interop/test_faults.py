@@ -164,6 +164,15 @@ def test_slow_links(large: MadeDrive, flags: list[str]) -> None:
         assert len(asked) == len(set(asked)), "asked twice although the answer was on its way"
 
 
+@pytest.mark.fuse
+def test_a_slow_link_is_no_time_out(large: MadeDrive, tmp_path: Path) -> None:
+    """What the kernel reads ahead comes too late; the program gets all its bytes, as they do come all the time."""
+    with serve(large.path, "--bandwidth", "300000") as peer:
+        with mounted(large.link, tmp_path / "m", "--memory", "--timeout", "5", *peers(peer)) as mount:
+            data = mount.run("cat more.bin", 60)
+    assert sha256(data) == large.files["/more.bin"].sha256
+
+
 @pytest.mark.parametrize(
     "thirds",
     [
