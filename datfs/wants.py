@@ -27,6 +27,39 @@ class Urgency(enum.IntEnum):
     BACKGROUND = 3  # a whole drive that is to be here some day
 
 
+BLOCK = 1024  # chunks that are passed over at once if a peer has none of them
+
+
+class _Open:
+    """Chunks that may be asked for now, in the order in which they came to be, roughly: block by block."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, dict[int, None]] = {}
+
+    def add(self, index: int) -> None:
+        self._blocks.setdefault(index // BLOCK, {})[index] = None
+
+    def discard(self, index: int) -> None:
+        number = index // BLOCK
+        block = self._blocks.get(number)
+        if block is not None:
+            block.pop(index, None)
+            if not block:
+                del self._blocks[number]
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for block in self._blocks.values() for index in block)
+
+    def held_by(self, held: Bitfield) -> Iterator[int]:
+        """Those that ``held`` has. A whole drive may be wanted, of which a peer has a part."""
+        for number, block in self._blocks.items():
+            if len(block) == 1 or held.any_set(number * BLOCK, (number + 1) * BLOCK):
+                yield from filter(held.get, block)
+
+
 class Wants:
     """``has``: whether a chunk is held. After it changed, call :meth:`settle`."""
 
@@ -35,7 +68,7 @@ class Wants:
         self._levels: tuple[dict[int, int], ...] = tuple({} for _ in Urgency)
         # What of each level may be asked for now: neither held nor in flight nor refused. Kept apart so that the
         # choice of the next request does not go through all that was wanted at once.
-        self._open: tuple[dict[int, None], ...] = tuple({} for _ in Urgency)
+        self._open = tuple(_Open() for _ in Urgency)
         self._in_flight: set[int] = set()
         self._refused: dict[int, Refusal] = {}
 
@@ -47,7 +80,7 @@ class Wants:
         for index in indices:
             level[index] = level.get(index, 0) + 1
             if self._may_be_asked(index):
-                is_open[index] = None
+                is_open.add(index)
 
     def drop(self, indices: Iterable[int], urgency: Urgency) -> None:
         """Takes back what :meth:`add` counted."""
@@ -58,7 +91,7 @@ class Wants:
                 level[index] = left
             else:
                 del level[index]
-                self._open[urgency].pop(index, None)
+                self._open[urgency].discard(index)
 
     def __iter__(self) -> Iterator[int]:
         """The indices that are wanted, most urgent first, each once."""
@@ -113,8 +146,8 @@ class Wants:
         """
         chosen: list[int] = []
         for is_open in self._open[:1] if only_now else self._open:
-            for index in is_open:
-                if held.get(index) and (among is None or index in among):
+            for index in is_open.held_by(held):
+                if among is None or index in among:
                     chosen.append(index)
                     if len(chosen) == limit:
                         break
@@ -143,9 +176,9 @@ class Wants:
         may = self._may_be_asked(index)
         for level, is_open in zip(self._levels, self._open, strict=True):
             if may and index in level:
-                is_open[index] = None
+                is_open.add(index)
             else:
-                is_open.pop(index, None)
+                is_open.discard(index)
 
     def cleared(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Chunks ``first .. stop-1`` are not held any more. Whether one of them is needed now.
@@ -153,7 +186,8 @@ class Wants:
         What is wanted ahead only is not asked for again: it would be fetched and cleared in turns.
         """
         needed = [index for index in self._levels[Urgency.NOW] if any(first <= index < stop for first, stop in ranges)]
-        self._open[Urgency.NOW].update((index, None) for index in needed if self._may_be_asked(index))
+        for index in filter(self._may_be_asked, needed):
+            self._open[Urgency.NOW].add(index)
         return bool(needed)
 
     # -- what the disk refused
@@ -180,4 +214,4 @@ class Wants:
     def _take(self, index: int) -> None:
         self._in_flight.add(index)
         for is_open in self._open:
-            is_open.pop(index, None)
+            is_open.discard(index)
