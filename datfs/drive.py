@@ -58,9 +58,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
 READ_TOGETHER = 64  # metadata chunks
-RECORD_OVERHEAD = 400  # bytes of a record besides its value and index, about
+RECORD_OVERHEAD = 520  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
-NAMES_KEPT = 250_000  # entries in kept listings: the objects that the mount knows them by, while the kernel does
+NAMES_KEPT = 125_000  # entries in kept listings, 370 bytes each: 45 MB
 PAST_NAMES_KEPT = 10_000  # the same of an old version
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
 FOLLOW_RETRY = 1.0
@@ -348,7 +348,7 @@ class DriveTree:
         assert found.record is not None
         stat = found.record.stat
         assert stat is not None
-        return _file(path, found.record.seq, stat)
+        return _file(self.drive.key, path, found.record.seq, stat)
 
     async def list(self, directory: Entry) -> Sequence[Entry]:
         """See :meth:`datfs.vfs.FileTree.list`."""
@@ -372,7 +372,7 @@ class DriveTree:
         if child.kind == "directory":
             return _directory(path, child.stat, self.drive.record(child.newest))
         assert child.stat is not None
-        return _file(path, child.seq, child.stat)
+        return _file(self.drive.key, path, child.seq, child.stat)
 
     async def open(self, entry: Entry) -> OpenFile:
         """See :meth:`datfs.vfs.FileTree.open`."""
@@ -479,17 +479,14 @@ def _content_end(newest: Record | None) -> int:
 
 
 def _seq_of(entry: Entry) -> int:
-    assert isinstance(entry.identity, tuple)
-    seq = entry.identity[1]
-    assert isinstance(seq, int)
-    return seq
+    return entry.identity[1]
 
 
-def _file(path: Path, seq: int, stat: Stat) -> Entry:
+def _file(key: bytes, path: Path, seq: int, stat: Stat) -> Entry:
     mtime = mtime_ns(stat.mtime)
     # One object for both times where they are equal: there may be a million of these.
     ctime = mtime if stat.ctime == stat.mtime else mtime_ns(stat.ctime)
-    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (path, seq))
+    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (key, seq))
 
 
 def _directory(path: Path, stat: Stat | None, newest: Record | None) -> Entry:

@@ -399,7 +399,7 @@ class RootTree:
     @property
     def root(self) -> Entry:
         """The directory of the drives."""
-        return directory((), self._drives.started, ())
+        return directory((), self._drives.started, ((), 0))
 
     async def lookup(self, directory: Entry, name: bytes) -> Entry:
         """See :meth:`datfs.vfs.FileTree.lookup`; in the root it opens a drive."""

@@ -12,6 +12,7 @@ from datfs.vfs import Entry, FileTree, Kind, TreeFile
 
 Path = tuple[bytes, ...]
 Paths = list[Path]
+Identity = tuple[Hashable, int]
 T = TypeVar("T")
 
 
@@ -26,6 +27,7 @@ class Graft:
         self.tree = tree
         self.at = at
         self._tag = tag
+        self._of: tuple[Hashable, Hashable] = (tag, None)
 
     @property
     def root(self) -> Entry:
@@ -35,12 +37,14 @@ class Graft:
     def outward(self, entry: Entry) -> Entry:
         """An entry of the tree as the other one shows it."""
         path = self.at + entry.path[len(self.tree.root.path) :]
-        return _at(entry, path, (self._tag, entry.identity))
+        of, number = entry.identity
+        if of is not self._of[1]:
+            self._of = (self._tag, of)  # one for all files of a drive
+        return _at(entry, path, (self._of, number))
 
     def inward(self, entry: Entry) -> Entry:
         """The tree's own entry for what :meth:`outward` made; also of another graft with the same tag and place."""
-        assert isinstance(entry.identity, tuple)
-        return _at(entry, self.tree.root.path + entry.path[len(self.at) :], entry.identity[1])
+        return _at(entry, self.tree.root.path + entry.path[len(self.at) :], inward_identity(entry))
 
     async def lookup(self, directory: Entry, name: bytes) -> Entry:
         """See :meth:`datfs.vfs.FileTree.lookup`."""
@@ -86,11 +90,18 @@ class MadeLater(Sequence[Entry], Generic[T]):
         return self._make(self._of[place])
 
 
-def directory(path: Path, time_ns: int, identity: Hashable) -> Entry:
+def inward_identity(entry: Entry) -> Identity:
+    """The identity in its own tree of what :meth:`Graft.outward` made."""
+    of, number = entry.identity
+    assert isinstance(of, tuple)
+    return of[1], number
+
+
+def directory(path: Path, time_ns: int, identity: Identity) -> Entry:
     """A directory that no tree has."""
     return Entry(path, Kind.DIRECTORY, 0, 0o755, time_ns, time_ns, identity)
 
 
-def _at(entry: Entry, path: Path, identity: Hashable) -> Entry:
+def _at(entry: Entry, path: Path, identity: Identity) -> Entry:
     # Not dataclasses.replace, which takes several times as long: this is done for every name of a listing.
     return Entry(path, entry.kind, entry.size, entry.permissions, entry.mtime_ns, entry.ctime_ns, identity)

@@ -22,7 +22,7 @@ import trio
 from datfs.dates import day_of, end_of, stamp
 from datfs.drive import Drive, DriveTree
 from datfs.errors import BadMetadata, IsADirectory, NotADirectory, NotFound, Unavailable
-from datfs.grafts import Graft, MadeLater, Paths, directory
+from datfs.grafts import Graft, MadeLater, Paths, directory, inward_identity
 from datfs.holdings import Facts
 from datfs.metadata import Path, Record, mtime_ns
 from datfs.past_index import READ_AT_ONCE, Changes, PastIndex, time_of
@@ -185,7 +185,7 @@ class TimeTravel:
 
     def _own(self, *path: bytes) -> Entry:
         whole = (*self._top, *path)
-        return directory(whole, self._head.root.mtime_ns, whole)
+        return directory(whole, self._head.root.mtime_ns, (whole, 0))
 
     async def _lookup_hidden(self, parent: Entry, name: bytes) -> Entry:
         rest = parent.path[self._depth :]
@@ -260,7 +260,7 @@ class TimeTravel:
         return self._version_root((*self._top, VERSIONS, str(version).encode()), version)
 
     def _version_root(self, path: Path, version: int) -> Entry:
-        return directory(path, mtime_ns(self._made(version)), (PAST, (self.root.path, version)))
+        return directory(path, mtime_ns(self._made(version)), ((PAST, self.root.path), version))
 
     def _made(self, version: int) -> int:
         """When a version was made, ms since 1970, as far as that is here; for deletions that of what was before."""
@@ -334,7 +334,7 @@ class TimeTravel:
 
     def _history_directory(self, path: Path, changes: Changes) -> Entry:
         whole = (*self._top, HISTORY, *path)
-        return directory(whole, mtime_ns(self._past.index.made(changes.newest)), whole)
+        return directory(whole, mtime_ns(self._past.index.made(changes.newest)), (whole, 0))
 
     def _past_file(self, path: Path, version: int) -> Entry | None:
         """A version of a file as it stands in the directory of all of them; None for a deletion or a directory."""
@@ -353,7 +353,7 @@ class TimeTravel:
             permissions=stat.permissions,
             mtime_ns=mtime_ns(stat.mtime),
             ctime_ns=mtime_ns(stat.ctime),
-            identity=(PAST, (record.path, version)),
+            identity=((PAST, self._past.drive.key), version),
         )
 
 
@@ -361,10 +361,11 @@ class _HistoryGraft(Graft):
     """Files whose names are those of their versions."""
 
     def inward(self, entry: Entry) -> Entry:
-        """The drive's own entry: its path is in the identity."""
-        assert isinstance(entry.identity, tuple)
-        path, _ = entry.identity[1]
-        return Entry(path, entry.kind, entry.size, entry.permissions, entry.mtime_ns, entry.ctime_ns, entry.identity[1])
+        """The drive's own entry; its path is that of its metadata, which is here as it was shown before."""
+        assert isinstance(self.tree, DriveTree)
+        identity = inward_identity(entry)
+        path = self.tree.drive.record(identity[1]).path
+        return Entry(path, entry.kind, entry.size, entry.permissions, entry.mtime_ns, entry.ctime_ns, identity)
 
 
 async def with_past(drive: Drive, tree: DriveTree) -> TimeTravel:

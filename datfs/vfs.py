@@ -28,7 +28,8 @@ class Entry(NamedTuple):
     ``path``: components from the root, none of them empty, ``.``, ``..``, or holding ``/`` or NUL.
     ``size``: bytes, 0 for directories. ``permissions``: the low nine mode bits. Times in nanoseconds since 1970.
     ``identity``: equal for two files only if they have the same content for ever; they share an inode, and a tree takes
-    either for the other. Those of one path with different content differ.
+    either for the other. Those of one path with different content differ. A pair of one object for many entries and a
+    number, for the sake of memory.
     """
 
     path: tuple[bytes, ...]
@@ -37,7 +38,7 @@ class Entry(NamedTuple):
     permissions: int
     mtime_ns: int
     ctime_ns: int
-    identity: Hashable
+    identity: tuple[Hashable, int]
 
     @property
     def name(self) -> bytes:

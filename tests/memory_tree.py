@@ -124,7 +124,7 @@ class MemoryTree:
     def _entry(self, path: tuple[bytes, ...]) -> Entry:
         file = self.files.get(path)
         if file is None:
-            return Entry(path, Kind.DIRECTORY, 0, 0o755, MTIME_NS, MTIME_NS, path)
+            return Entry(path, Kind.DIRECTORY, 0, 0o755, MTIME_NS, MTIME_NS, (path, 0))
         return Entry(path, Kind.FILE, file.size, file.permissions, MTIME_NS, MTIME_NS, (path, file.version))
 
     async def _meet_trouble(self, operation: str, path: tuple[bytes, ...]) -> None:

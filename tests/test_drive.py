@@ -251,7 +251,7 @@ async def test_decoded_records_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPa
 
 def an_entry(*path: bytes) -> Entry:
     """An entry that is only a name."""
-    return Entry(path, Kind.FILE, 0, 0o644, 0, 0, path)
+    return Entry(path, Kind.FILE, 0, 0o644, 0, 0, (path, 0))
 
 
 def test_kept_listings_are_bounded() -> None:

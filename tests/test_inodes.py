@@ -12,7 +12,7 @@ from datfs.vfs import Entry, Kind
 
 
 def directory(*path: bytes, mtime_ns: int = 1) -> Entry:
-    return Entry(path, Kind.DIRECTORY, 0, 0o755, mtime_ns, 1, path)
+    return Entry(path, Kind.DIRECTORY, 0, 0o755, mtime_ns, 1, (path, 0))
 
 
 def file(*path: bytes, version: int = 1) -> Entry:
@@ -64,7 +64,7 @@ def test_a_directory_keeps_its_number_when_its_times_change() -> None:
 def test_a_file_and_a_directory_of_one_path_are_two() -> None:
     """A path that turned from directory to file gets another number even if the identities are equal."""
     table = InodeTable(directory())
-    as_file = Entry((b"x",), Kind.FILE, 1, 0o644, 1, 1, (b"x",))
+    as_file = Entry((b"x",), Kind.FILE, 1, 0o644, 1, 1, ((b"x",), 0))
     assert take(table, directory(b"x")) != take(table, as_file)
 
 

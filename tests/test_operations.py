@@ -199,7 +199,7 @@ async def test_attributes_of_a_directory(ops: Operations) -> None:
 @pytest.mark.parametrize("number", [-(2**70), -1, 2**62, 2**63, 2**70])
 def test_impossible_figures_are_cut(number: int) -> None:
     """Nothing in an entry can make the binding fail, which would end the mount."""
-    entry = Entry((b"x",), Kind.FILE, number, 0o177777, number, number, 1)
+    entry = Entry((b"x",), Kind.FILE, number, 0o177777, number, number, (b"x", 1))
     attr = Appearance(0, 0).attributes(entry, 2)
     assert 0 <= attr.st_size < 2**63
     assert stat.S_IMODE(attr.st_mode) == 0o555
@@ -209,7 +209,7 @@ def test_impossible_figures_are_cut(number: int) -> None:
 
 def test_umask_takes_bits_away() -> None:
     """umask= hides permission bits of every entry."""
-    entry = Entry((b"x",), Kind.FILE, 1, 0o666, 1, 1, 1)
+    entry = Entry((b"x",), Kind.FILE, 1, 0o666, 1, 1, (b"x", 1))
     assert stat.S_IMODE(Appearance(0, 0, umask=0o222).attributes(entry, 2).st_mode) == 0o444
 
 
