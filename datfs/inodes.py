@@ -57,6 +57,7 @@ class InodeTable:
         self._files = SlotIndex(self._has_file)
         self._directories = {root.path: ROOT_NUMBER}
         self._home: _Home = ((), None)  # the last one, as files of one directory come together
+        self._found: tuple[Entry | None, int] = (None, 0)  # the file that was asked for last, if it has a number
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
@@ -77,7 +78,11 @@ class InodeTable:
         if entry.kind is Kind.DIRECTORY:
             return self._directories.get(entry.path) or self._fresh()
         slot = self._files.find(hash(entry.identity), entry)
-        return self._generations[slot] << _SLOT_BITS | slot if slot else self._fresh()
+        if not slot:
+            return self._fresh()
+        number = self._generations[slot] << _SLOT_BITS | slot
+        self._found = entry, number
+        return number
 
     def directories(self) -> dict[tuple[bytes, ...], int]:
         """The numbers of the directories that the kernel knows, by path."""
@@ -95,8 +100,9 @@ class InodeTable:
 
     def taken(self, number: int, entry: Entry) -> None:
         """Counts one reference more; call it when the kernel was told ``number`` for ``entry``."""
-        slot = self._slot_of(number)
-        if slot:
+        if self._found[0] is entry and self._found[1] == number:
+            slot = number & _SLOT
+        elif slot := self._slot_of(number):
             if not self._has(slot, number, entry):
                 raise LookupCountError(f"inode {number} belongs to another entry")
         elif number == self._fresh():
@@ -165,6 +171,7 @@ class InodeTable:
             del self._directories[kept.path]
         else:
             self._files.remove(slot)
+        self._found = None, 0
         self._kept[slot] = self._homes[slot] = None
         self._generations[slot] += 1
         if self._generations[slot] < _GENERATIONS:
