@@ -9,7 +9,7 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from datfs.crypto import leaf_hash
 from datfs.dat_content import Extent
 from datfs.dat_folder import INNER, OWNER, drive_in, lock, mixed, unlock
 from datfs.errors import BadMetadata, NotADrive, ReadOnly
+from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import decode_header
 from datfs.placing import begin_writing
@@ -92,13 +93,19 @@ class DatClone:
     # -- what is to be done
 
     def prepare(
-        self, version: int | None = None, wants: Wants = lambda path: True, *, force: bool = False
+        self,
+        version: int | None = None,
+        wants: Wants = lambda path: True,
+        *,
+        force: bool = False,
+        around: bool = False,
     ) -> Iterator[Work | None]:
         """Finds out what brings the folder to a version (default: the newest): yields None now and then, then the work.
 
         ``wants``: which files, by path. From then on chunks can be put. Files that may have been changed are hashed.
         Raises Conflict, with nothing changed, if files would be lost that the drive did not put there, unless
-        ``force``; ChunkMissing if an entry is not here; BadMetadata, OSError.
+        ``force``, or with ``around``, which leaves out what they are in the way of; ChunkMissing if an entry is not
+        here; BadMetadata, OSError.
         """
         content = self.content
         newest = max(0, self.metadata.length - 1)
@@ -109,9 +116,20 @@ class DatClone:
         if not self.metadata.has_range(0, work.version + 1):
             raise ChunkMissing(f"entries of version {work.version} are not here")
         self._files.entries.advance(newest)
-        yield from Plan(self._files, content, work, self.latest, wants, force=force).make()
+        yield from Plan(self._files, content, work, self.latest, wants, force=force, around=around).make()
         yield from self._begin(work)
         yield work
+
+    def still_there(self, found: Mapping[DrivePath, Marks]) -> bool:
+        """Whether what was in the way is as it was found."""
+        for path, marks in found.items():
+            try:
+                now = self._files.folder.look(path)
+            except OSError:
+                now = None
+            if now is None or marks_of(now) != marks:
+                return False
+        return True
 
     # -- doing it
 

@@ -408,6 +408,37 @@ def test_a_file_that_a_person_changed_is_in_the_way(origin: DriveWriter, tmp_pat
     clone.close()
 
 
+def test_what_is_in_the_way_is_gone_around(origin: DriveWriter, tmp_path: Path) -> None:
+    """Everything else is done; what was in the way stays as it is, is told, and its place is filled when it is gone."""
+    for name in (b"a", b"b", b"gone"):
+        origin.put((name,), [b"old " + name], mtime=0)
+    clone = clone_of(tmp_path, origin.metadata, origin.content)
+    for path in ((b"a",), (b"b",), (b"folder", b"x"), (b"file", b"below")):
+        origin.put(path, [b"new " + path[-1]], mtime=0)
+    origin.delete((b"gone",))
+    (tmp_path / "a").write_bytes(b"edited")
+    (tmp_path / "file").write_bytes(b"of my own")
+    fetch(clone.metadata, origin.metadata)
+    with pytest.raises(Conflict):
+        prepare(clone)
+    work = prepare(clone, around=True)
+    fetch_work(clone, work, origin.content)
+    mine = {"a": b"edited", "file": b"of my own"}
+    assert files_in(tmp_path) == {**mine, "b": b"new b", "folder/x": b"new x"}
+    assert [path for path, _ in work.failed] == [(b"a",), (b"file", b"below")]
+    assert (set(work.blocking), clone.latest) == ({(b"a",), (b"file",)}, 3)
+    assert clone.still_there(work.blocking)
+    for place in mine:
+        (tmp_path / place).rename(tmp_path / f"{place} of mine")
+    assert not clone.still_there(work.blocking)
+    work = prepare(clone, around=True)
+    fetch_work(clone, work, origin.content)
+    assert (work.failed, clone.latest) == ([], origin.metadata.length - 1)
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "file" / "below").read_bytes()) == (b"new a", b"new below")
+    clone.close()
+    check_stored(tmp_path, origin)
+
+
 def test_a_deleted_file_that_was_changed_stays(origin: DriveWriter, tmp_path: Path) -> None:
     """It is named, and not held any more."""
     origin.put((b"gone",), [b"old"], mtime=0)

@@ -224,6 +224,38 @@ def test_sync_follows_until_stopped(served: tuple[str, str, Path], tmp_path: Pat
     assert files_in(copy) == files_in(source)
 
 
+def test_sync_goes_on_round_a_file_in_the_way(served: tuple[str, str, Path], tmp_path: Path) -> None:
+    """It is named once and stays, what else changes comes, and the drive's when it is gone; exit code 9 before."""
+    link, address, source = served
+    copy, mine = tmp_path / "copy", tmp_path / "mine"
+    output("clone", link, copy, "--peer", address, "-q")
+    (copy / "a.txt").write_bytes(b"my own words")
+    for ends in (9, 0):
+        with (tmp_path / "said").open("wb") as said:
+            process = subprocess.Popen(
+                [*DATFS, "sync", str(copy), "--peer", address], stdout=subprocess.DEVNULL, stderr=said
+            )
+        try:
+            write(source, {"a.txt": b"new %d" % ends, "b.txt": b"b %d" % ends})
+            commit(source)
+            wait_until(partial(has, copy / "b.txt", b"b %d" % ends), "the rest is synced")
+            write(source, {"live": b"%d" % ends})
+            commit(source)
+            wait_until(partial(has, copy / "live", b"%d" % ends), "it is live still")
+            assert has(copy / "a.txt", b"my own words")
+            if not ends:
+                (copy / "a.txt").rename(mine)
+                wait_until(partial(has, copy / "a.txt", b"new 0"), "the place is free")
+        finally:
+            # What it says last, it says when the files are there.
+            wait_until(lambda: (tmp_path / "said").read_bytes().count(b"/a.txt is not in the folder") == 1, "told once")
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=SECONDS)
+        assert process.returncode == ends, (tmp_path / "said").read_text()
+    assert mine.read_bytes() == b"my own words"
+    assert files_in(copy) == files_in(source)
+
+
 def test_places_that_will_not_do(served: tuple[str, str, Path], tmp_path: Path) -> None:
     """A folder with something in it, one of another drive, the writer's own, none: each is told, nothing changes."""
     link, address, source = served
