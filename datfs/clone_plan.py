@@ -26,6 +26,8 @@ from datfs.text import show_path
 
 Wants = Callable[[DrivePath], bool]
 
+_IN_THE_WAY = "something that is not the drive's, or was changed here, is in its place and stays: move it away"
+
 
 class CloneFile(NamedTuple):
     """A file that is to come: ``blocks`` chunks from ``first`` on; ``size`` in bytes, ``here``: those that are."""
@@ -48,6 +50,7 @@ class Work:
 
     ``missing``: files to be fetched, in order of their chunks. ``kept``: files that the drive deleted, or nobody wants
     any more, which stay because a person changed them. ``failed``: files that could not get their names, and why.
+    ``blocking``: what of a person's is in the way, as it was when it was looked at.
     """
 
     version: int
@@ -62,14 +65,26 @@ class Work:
     replaced: dict[DrivePath, list[Extent]] = field(default_factory=dict)
     replaceable: dict[DrivePath, Marks | None] = field(default_factory=dict)
     folders: list[DrivePath] = field(default_factory=list)
-    blocking: list[DrivePath] = field(default_factory=list)
+    blocking: dict[DrivePath, Marks] = field(default_factory=dict)
 
 
 class Plan:
-    """Makes a :class:`Work`. ``latest``: the version that the folder was brought to the last time."""
+    """Makes a :class:`Work`. ``latest``: the version that the folder was brought to the last time.
+
+    ``force``: overwrite what is in the way. ``around``: leave out what something is in the way of, instead of nothing
+    being done.
+    """
 
     def __init__(
-        self, files: ClonedContent, content: Register, work: Work, latest: int, wants: Wants, *, force: bool
+        self,
+        files: ClonedContent,
+        content: Register,
+        work: Work,
+        latest: int,
+        wants: Wants,
+        *,
+        force: bool,
+        around: bool = False,
     ) -> None:
         self.work = work
         self._files = files
@@ -77,10 +92,13 @@ class Plan:
         self._latest = latest
         self._wants = wants
         self._force = force
+        self._around = around
         self._names = Listing(files.folder)
 
     def make(self) -> Iterator[None]:
-        """Fills in the work; yields now and then. Raises Conflict if files of a person's would be lost; OSError."""
+        """Fills in the work; yields now and then. Raises OSError, and Conflict if files of a person's would be lost and
+        are not to be gone around.
+        """
         entries = self._files.entries
         wanted = entries.at(self.work.version)
         for number, path in enumerate(entries.of):
@@ -92,7 +110,9 @@ class Plan:
                 self._plan_other(path, wanted.get(path))
         self._check_folders()
         if self.work.blocking:
-            raise Conflict(_conflict(self._files.name, self.work.blocking))
+            if not self._around:
+                raise Conflict(_conflict(self._files.name, list(self.work.blocking)))
+            self._leave_out()
         self.work.missing.sort(key=attrgetter("first", "path"))
 
     def _plan_file(self, path: DrivePath, wanted: Extent, stat: Stat) -> Iterator[None]:
@@ -139,7 +159,7 @@ class Plan:
             self.work.in_place += places[:1]
             self.work.replaceable[path] = marks_of(found)
         else:
-            self.work.blocking.append(path)
+            self.work.blocking[path] = marks_of(found)
 
     def _plan_other(self, path: DrivePath, entry: tuple[int, Stat] | None) -> None:
         """A file that the drive has no more, or that nobody wants."""
@@ -174,7 +194,21 @@ class Plan:
                 continue
             below = {gone[len(path)] for gone in going if gone[: len(path)] == path}
             if not stat_bits.S_ISDIR(found.st_mode) or not set(self._files.folder.names(path)) <= below:
-                self.work.blocking.append(path)
+                self.work.blocking[path] = marks_of(found)
+
+    def _leave_out(self) -> None:
+        """Takes from the work what a person's own files are in the way of."""
+        work = self.work
+        blocked = {
+            extent.path
+            for extent, _ in work.parts
+            if any(extent.path[:depth] in work.blocking for depth in range(1, len(extent.path) + 1))
+        }
+        work.parts = [(extent, stat) for extent, stat in work.parts if extent.path not in blocked]
+        work.missing = [file for file in work.missing if file.path not in blocked]
+        work.failed += [(path, _IN_THE_WAY) for path in sorted(blocked)]
+        for path in blocked:  # what the bits say of the old file is not true of the changed one
+            work.stale += work.replaced.pop(path, ())
 
     # -- whose a file is
 

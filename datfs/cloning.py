@@ -3,8 +3,9 @@
 The folder is one of the ``dat`` command (:mod:`datfs.dat_clone`), which can go on with it. Owns the order: metadata, a
 look at what is in the way, room, content, the finishing of files. Which files are wanted is remembered in the folder.
 
-A file of the person's own, or one that the person changed, is never overwritten: it is named, and nothing is done,
-unless :attr:`Choice.force` says so. One that the drive deleted and the person changed stays.
+A file of the person's own, or one that the person changed, is never overwritten unless :attr:`Choice.force` says so:
+it is named, and nothing is done, or with :attr:`Choice.around` everything but the file in its place. One that the drive
+deleted and the person changed stays.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +32,7 @@ from datfs.clone_plan import CloneFile, Work
 from datfs.dat_clone import DatClone, open_dat_clone
 from datfs.dat_folder import INNER
 from datfs.errors import BadStore, DatfsError, NotFound, TimedOut, Unavailable
+from datfs.hashed_file import Marks
 from datfs.metadata import Path as DrivePath
 from datfs.net.swarm import Swarm
 from datfs.sparse import SparseRegister
@@ -44,6 +48,8 @@ METADATA_AHEAD = 8192  # chunks
 FLUSH_SECONDS = 1.0  # between two flushes, or
 FLUSH_SHARE = 5  # so many times what the last one took, if that is more: a slow disk has other things to do
 SETTLE_SECONDS = 5.0  # for answers that are on their way when a newer version comes
+LOOK_SECONDS = 2.0  # between two looks at what is in the way
+LOOKED_AT_MOST = 256  # paths
 ROOM_LEFT = 16 << 20  # bytes of the disk that are left alone
 
 
@@ -71,12 +77,14 @@ class Told(Protocol):
 class Choice:
     """What of a drive is wanted. ``select``: patterns as in .gitignore, None for everything; empty for nothing.
 
-    ``version``: an older one, None for the newest. ``force``: overwrite and remove what is in the way.
+    ``version``: an older one, None for the newest. ``force``: overwrite and remove what is in the way. ``around``:
+    leave out what something is in the way of.
     """
 
     select: tuple[str, ...] | None = None
     version: int | None = None
     force: bool = False
+    around: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class Outcome:
     """A folder after an update. ``fetched``: files, ``size``: their bytes. ``removed``: those that the drive lost.
 
     ``failed``: files that are not in the folder, and why. ``kept``: changed ones that the drive lost, and that stay.
+    ``blocking``: what of the person's was in the way, and was left as it is.
     """
 
     version: int
@@ -92,6 +101,7 @@ class Outcome:
     removed: int
     failed: tuple[tuple[DrivePath, str], ...] = ()
     kept: tuple[DrivePath, ...] = ()
+    blocking: Mapping[DrivePath, Marks] = field(default_factory=dict)
 
 
 class Clone:
@@ -165,8 +175,8 @@ class Clone:
     async def update(self, choice: Choice, told: Told) -> Outcome:
         """Brings the folder to the wanted version. What was fetched before is not fetched again.
 
-        Raises Conflict if files of the person's own are in the way, with nothing changed; Unavailable, NotFound,
-        BadMetadata, OSError with what has come so far in place.
+        Raises Conflict if files of the person's own are in the way and are not gone around, with nothing changed;
+        Unavailable, NotFound, BadMetadata, OSError with what has come so far in place.
         """
         async with self._flushing():
             version = await self.fetch_metadata(choice.version)
@@ -181,11 +191,25 @@ class Clone:
         failed = {path for path, _ in work.failed}
         fetched = [file for file in work.missing if file.path not in failed]
         size = sum(file.size for file in fetched)
-        return Outcome(version, len(fetched), size, work.removed, tuple(work.failed), tuple(work.kept))
+        return Outcome(
+            version, len(fetched), size, work.removed, tuple(work.failed), tuple(work.kept), dict(work.blocking)
+        )
+
+    async def more_to_do(self, length: int, blocking: Mapping[DrivePath, Marks]) -> None:
+        """Waits until the metadata are longer than ``length``, or something of what was in the way is not any more.
+
+        Raises Closed.
+        """
+        looked_at = dict(islice(blocking.items(), LOOKED_AT_MOST))
+        while True:
+            with trio.move_on_after(LOOK_SECONDS if looked_at else math.inf) as looking:
+                await self.metadata.grown_beyond(length)
+            if not looking.cancelled_caught or not self.files.still_there(looked_at):
+                return
 
     async def _prepare(self, version: int, choice: Choice) -> Work:
         async with self._disk:
-            for step in self.files.prepare(version, _wants(choice), force=choice.force):
+            for step in self.files.prepare(version, _wants(choice), force=choice.force, around=choice.around):
                 if step is not None:
                     return step
                 await trio.lowlevel.checkpoint()

@@ -8,7 +8,8 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,10 @@ from datfs.crypto import leaf_hash
 from datfs.dat_content import Extent
 from datfs.dat_folder import INNER, OWNER, drive_in, lock, mixed, unlock
 from datfs.errors import BadMetadata, NotADrive, ReadOnly
+from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import decode_header
+from datfs.placing import begin_writing
 from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
 
@@ -90,13 +93,19 @@ class DatClone:
     # -- what is to be done
 
     def prepare(
-        self, version: int | None = None, wants: Wants = lambda path: True, *, force: bool = False
+        self,
+        version: int | None = None,
+        wants: Wants = lambda path: True,
+        *,
+        force: bool = False,
+        around: bool = False,
     ) -> Iterator[Work | None]:
         """Finds out what brings the folder to a version (default: the newest): yields None now and then, then the work.
 
         ``wants``: which files, by path. From then on chunks can be put. Files that may have been changed are hashed.
         Raises Conflict, with nothing changed, if files would be lost that the drive did not put there, unless
-        ``force``; ChunkMissing if an entry is not here; BadMetadata, OSError.
+        ``force``, or with ``around``, which leaves out what they are in the way of; ChunkMissing if an entry is not
+        here; BadMetadata, OSError.
         """
         content = self.content
         newest = max(0, self.metadata.length - 1)
@@ -107,9 +116,20 @@ class DatClone:
         if not self.metadata.has_range(0, work.version + 1):
             raise ChunkMissing(f"entries of version {work.version} are not here")
         self._files.entries.advance(newest)
-        yield from Plan(self._files, content, work, self.latest, wants, force=force).make()
+        yield from Plan(self._files, content, work, self.latest, wants, force=force, around=around).make()
         yield from self._begin(work)
         yield work
+
+    def still_there(self, found: Mapping[DrivePath, Marks]) -> bool:
+        """Whether what was in the way is as it was found."""
+        for path, marks in found.items():
+            try:
+                now = self._files.folder.look(path)
+            except OSError:
+                now = None
+            if now is None or marks_of(now) != marks:
+                return False
+        return True
 
     # -- doing it
 
@@ -185,6 +205,7 @@ class DatClone:
         """Gives names to what is whole, and makes everything durable. Yields what waits for the disk, to be called in
         any thread, and is sent what that returned. Raises OSError; what was not done is left to the next time.
         """
+        yield partial(_begin_writing, self._files.being_written())
         metadata = self.metadata.begin_flush()  # entries come before the bits that need them
         yield metadata.sync
         metadata.finish()
@@ -266,6 +287,13 @@ class DatClone:
                 stack.callback(self._content.close)
                 stack.callback(self.flush)
         self._lock = -1
+
+
+def _begin_writing(fds: list[int]) -> None:
+    """A large file would else be written when it is whole, by a disk that had nothing to do meanwhile."""
+    for fd in fds:
+        begin_writing(fd)
+        os.close(fd)
 
 
 def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:

@@ -45,9 +45,9 @@ def clone_of(folder: Path, metadata: Register, content: Register) -> DatClone:
     return clone
 
 
-def prepare(clone: DatClone, version: int | None = None, *, force: bool = False) -> Work:
+def prepare(clone: DatClone, version: int | None = None, *, force: bool = False, around: bool = False) -> Work:
     """What brings a clone to a version of the metadata that it has; its chunks can be put from then on."""
-    return next(work for work in clone.prepare(version, force=force) if work is not None)
+    return next(work for work in clone.prepare(version, force=force, around=around) if work is not None)
 
 
 def fetch_work(clone: DatClone, work: Work, content: Register) -> None:

@@ -106,7 +106,7 @@ class ScriptedPeer:
                         for message in self.on_open(channels[event.channel]):
                             connection.send(event.channel, message)
                         for frame in self.raw:
-                            connection._queue(frame)
+                            connection._queue((frame,))
                     elif isinstance(event, MessageReceived):
                         register = channels[event.channel]
                         for message in self._react(register, event.message):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import stat as stat_bits
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from datfs.errors import BadMetadata, BadStore, Conflict, NotADrive, ReadOnly, S
 from datfs.metadata import Header, Stat, encode_header, encode_record, encode_stat
 from datfs.register import ChunkMissing, Register
 from datfs.sleep import BitfieldFile
-from datfs.storage import directory_storage, memory_storage
+from datfs.storage import Buffer, directory_storage, memory_storage
 from datfs.store import folder_store
 from datfs.working_files import working_content
 from datfs.writer import DriveWriter, chunks_of
@@ -408,6 +410,37 @@ def test_a_file_that_a_person_changed_is_in_the_way(origin: DriveWriter, tmp_pat
     clone.close()
 
 
+def test_what_is_in_the_way_is_gone_around(origin: DriveWriter, tmp_path: Path) -> None:
+    """Everything else is done; what was in the way stays as it is, is told, and its place is filled when it is gone."""
+    for name in (b"a", b"b", b"gone"):
+        origin.put((name,), [b"old " + name], mtime=0)
+    clone = clone_of(tmp_path, origin.metadata, origin.content)
+    for path in ((b"a",), (b"b",), (b"folder", b"x"), (b"file", b"below")):
+        origin.put(path, [b"new " + path[-1]], mtime=0)
+    origin.delete((b"gone",))
+    (tmp_path / "a").write_bytes(b"edited")
+    (tmp_path / "file").write_bytes(b"of my own")
+    fetch(clone.metadata, origin.metadata)
+    with pytest.raises(Conflict):
+        prepare(clone)
+    work = prepare(clone, around=True)
+    fetch_work(clone, work, origin.content)
+    mine = {"a": b"edited", "file": b"of my own"}
+    assert files_in(tmp_path) == {**mine, "b": b"new b", "folder/x": b"new x"}
+    assert [path for path, _ in work.failed] == [(b"a",), (b"file", b"below")]
+    assert (set(work.blocking), clone.latest) == ({(b"a",), (b"file",)}, 3)
+    assert clone.still_there(work.blocking)
+    for place in mine:
+        (tmp_path / place).rename(tmp_path / f"{place} of mine")
+    assert not clone.still_there(work.blocking)
+    work = prepare(clone, around=True)
+    fetch_work(clone, work, origin.content)
+    assert (work.failed, clone.latest) == ([], origin.metadata.length - 1)
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "file" / "below").read_bytes()) == (b"new a", b"new below")
+    clone.close()
+    check_stored(tmp_path, origin)
+
+
 def test_a_deleted_file_that_was_changed_stays(origin: DriveWriter, tmp_path: Path) -> None:
     """It is named, and not held any more."""
     origin.put((b"gone",), [b"old"], mtime=0)
@@ -472,6 +505,11 @@ def test_a_file_becomes_a_folder(origin: DriveWriter, tmp_path: Path, turn: tupl
         b"/link/outside",
         b"/file-link",
         b"/pipe",
+        b"/socket",
+        b"/device",
+        b"/device/below",
+        b"/loop",
+        b"/loop/below",
         b"/folder",
         b"/file/below",
     ],
@@ -487,15 +525,19 @@ def test_hostile_names_never_leave_the_folder(tmp_path: Path, name: bytes) -> No
     (folder / "folder" / "sub").mkdir(parents=True)
     (folder / "file").write_bytes(b"mine")
     os.mkfifo(folder / "pipe")
+    os.mknod(folder / "socket", stat_bits.S_IFSOCK | 0o600)
+    (folder / "device").symlink_to("/dev/null")  # the device itself only root can make
+    (folder / "loop").symlink_to("loop")
+    obstacles = {b"/link/outside", b"/device/below", b"/loop/below", b"/folder", b"/file/below"}
     hostile = drive_with([name, b"/good", name])
     clone = open_dat_clone(folder, KEYS.public)
     fetch(clone.metadata, hostile.metadata)
     assert clone.content is not None
     registers = {at.name for at in (folder / ".dat").iterdir()} | {LATEST}
     try:
-        work = prepare(clone, force=name not in (b"/link/outside", b"/folder", b"/file/below"))
+        work = prepare(clone, force=name not in obstacles)
     except Conflict:
-        assert name in (b"/link/outside", b"/folder", b"/file/below")
+        assert name in obstacles
         work = next(work for work in clone.prepare(wants=lambda path: path == (b"good",)) if work is not None)
     assert clone.content is not None
     fetch_work(clone, work, hostile.content)
@@ -507,8 +549,74 @@ def test_hostile_names_never_leave_the_folder(tmp_path: Path, name: bytes) -> No
     assert {at.name: at.read_bytes() for at in outside.iterdir()} == {"secret": b"secret"}
     assert sorted(at.name for at in tmp_path.iterdir()) == ["clone", "target"]
     assert {at.name for at in (folder / ".dat").iterdir()} == registers
-    assert {at.name for at in folder.iterdir()} == {".dat", "link", "file-link", "folder", "file", "pipe"}
+    mine = {"link", "file-link", "folder", "file", "pipe", "socket", "device", "loop"}
+    assert {at.name for at in folder.iterdir()} == {".dat"} | mine
     assert (folder / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["pipe", "socket", "device", "loop"])
+def test_what_is_no_file_is_in_the_way(origin: DriveWriter, tmp_path: Path, name: str) -> None:
+    """It is not waited for, followed or replaced: nothing is done, and it is named."""
+    makers: dict[str, Callable[[], None]] = {
+        "pipe": lambda: os.mkfifo(tmp_path / "a"),
+        "socket": lambda: os.mknod(tmp_path / "a", stat_bits.S_IFSOCK | 0o600),
+        "device": lambda: (tmp_path / "a").symlink_to("/dev/full"),
+        "loop": lambda: (tmp_path / "a").symlink_to("a"),
+    }
+    makers[name]()
+    origin.put((b"a",), [b"a"], mtime=0)
+    clone = open_dat_clone(tmp_path, KEYS.public)
+    fetch(clone.metadata, origin.metadata)
+    with pytest.raises(Conflict, match="/a;"):
+        prepare(clone)
+    clone.close()
+    assert not stat_bits.S_ISREG((tmp_path / "a").lstat().st_mode)
+
+
+def test_names_that_are_not_utf_8_arrive(tmp_path: Path) -> None:
+    """A drive may have any bytes but NUL and / in a name; so may the folder."""
+    strange = drive_with([b"/bad\xff", b"/caf\xc3\xa9", b"/line\nbreak"])
+    clone = open_dat_clone(tmp_path, KEYS.public)
+    update(clone, strange.metadata, strange.content)
+    clone.close()
+    assert {os.fsencode(name) for name in files_in(tmp_path)} == {b"bad\xff", b"caf\xc3\xa9", b"line\nbreak"}
+
+
+@pytest.mark.parametrize("room", range(8))
+def test_a_full_disk(origin: DriveWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Whichever write fails, every name has an old or a new file, whole, and with room again the rest comes."""
+    for name in (b"a", b"b"):
+        origin.put((name,), [b"old ", name], mtime=0)
+    clone = clone_of(tmp_path, origin.metadata, origin.content)
+    origin.put((b"a",), [b"new ", b"and ", b"longer ", b"a"], mtime=0)
+    origin.put((b"c",), [b"new ", b"c"], mtime=0)
+    fetch(clone.metadata, origin.metadata)
+    work = prepare(clone)
+    assert clone.content is not None
+    left = room
+    pwrite = os.pwrite
+
+    def limited(fd: int, data: Buffer, offset: int) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left -= 1
+        return pwrite(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", limited)
+        with pytest.raises(OSError, match="No space"):
+            fetch_work(clone, work, origin.content)
+        with suppress(OSError):
+            clone.close()
+    versions = {"a": (b"old a", b"new and longer a"), "b": (b"old b",), "c": (b"new c",)}
+    assert all(data in versions[path] for path, data in files_in(tmp_path).items())
+    check_stored(tmp_path, origin)
+    clone = open_dat_clone(tmp_path)
+    update(clone, origin.metadata, origin.content)
+    clone.close()
+    assert files_in(tmp_path) == {"a": b"new and longer a", "b": b"old b", "c": b"new c"}
+    check_stored(tmp_path, origin)
 
 
 def test_overlapping_entries_do_no_harm(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from datfs.dat_folder import INNER
 from datfs.errors import BadLink, Closed, Conflict, DatfsError, Unavailable
 from datfs.folder.place import drive_folder
 from datfs.link import Link
+from datfs.metadata import Path as DrivePath
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
 from datfs.text import show_path, show_size
@@ -132,12 +133,17 @@ def sync(
     no_listen: bool,
     **rest: Any,
 ) -> None:
-    """Bring the copy of a drive in DIR up to date, and keep it so until stopped; it is served to others meanwhile."""
+    """Bring the copy of a drive in DIR up to date, and keep it so until stopped; it is served to others meanwhile.
+
+    A file of yours that is in the way of the drive's is named and stays, and everything else goes on; when you have
+    moved it away, the drive's comes.
+    """
     plain = make_options(**rest)
     usual = ListenAt(needed=False) if plain.ways.names else None
     options = listening(plain, listen, no_listen, usual=usual)
     place = drive_folder(folder)
-    chosen = replace(read_choice(place), force=force)
+    chosen = replace(read_choice(place), force=force, around=True)
+    lacking: dict[DrivePath, str] = {}  # in the folder, and why
 
     async def work() -> None:
         async with open_clone(place, None, options, notice=notice) as copy:
@@ -152,21 +158,29 @@ def sync(
             while True:
                 length = copy.files.metadata.length
                 try:
-                    await _update(copy, chosen, as_json, quiet)
+                    outcome = await _update(copy, chosen, as_json, quiet, lacking)
                 except Unavailable as error:
                     notice(f"{error}; it is tried again")
                     await trio.sleep(RETRY)
                     continue
-                await copy.metadata.grown_beyond(length)
+                lacking.clear()
+                lacking.update(outcome.failed)
+                await copy.more_to_do(length, outcome.blocking)
 
     _run(work, endless=True)
+    if lacking:
+        sys.exit(EXIT_INCOMPLETE)
 
 
-async def _update(copy: Clone, chosen: Choice, as_json: bool, quiet: bool) -> Outcome:
+async def _update(
+    copy: Clone, chosen: Choice, as_json: bool, quiet: bool, told: Mapping[DrivePath, str] | None = None
+) -> Outcome:
+    """Brings the folder up to date and says what came of it; of failures those that were not ``told`` before."""
     with Progress("fetching", "fetched", quiet=quiet) as progress:
         outcome = await copy.update(chosen, progress)
     for path, why in outcome.failed:
-        notice(f"{show_path(path)} is not in the folder: {why}")
+        if told is None or told.get(path) != why:
+            notice(f"{show_path(path)} is not in the folder: {why}")
     for path in outcome.kept:
         notice(f"{show_path(path)} is not in this version of the drive; it was changed here, and stays")
     _tell(copy, outcome, as_json, quiet)

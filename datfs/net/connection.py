@@ -13,16 +13,17 @@ messages of a register that we have not opened are kept for :meth:`Connection.op
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from datfs.crypto import Buffer
 from datfs.errors import LocalProtocolError, RemoteProtocolError
 from datfs.link import discovery_key
 from datfs.net import messages
 from datfs.net.cipher import NONCE_BYTES, StreamCipher
-from datfs.net.framing import MAX_FRAME, FrameReader, encode_frame, split_header
-from datfs.net.messages import Extension, Feed, Handshake, Message
+from datfs.net.framing import MAX_FRAME, FrameReader, frame_start, split_header
+from datfs.net.messages import Data, Extension, Feed, Handshake, Message
 from datfs.net.states import RECEIVING, SENDING, Receiving, Sending, Step
 
 MAX_CHANNELS = 256  # of each side; the reference closes the connection at number 256
@@ -146,7 +147,7 @@ class Connection:
         self._decrypt: StreamCipher | None = None
         self._encrypt: StreamCipher | None = None
         self._clear = b""  # our first frame, which is never encrypted
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[Buffer] = []
         self._outgoing_bytes = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -281,6 +282,8 @@ class Connection:
         self._queued_bytes += size
         if len(register.queue) >= MAX_QUEUED or self._queued_bytes > MAX_QUEUED_BYTES:
             raise RemoteProtocolError("the peer sent too many messages on a channel that we have not opened")
+        if isinstance(message, Data) and message.value is not None:
+            message = replace(message, value=bytes(message.value))  # it is a view of a buffer that is used again
         register.queue.append((message, size))
 
     def _take_queue(self, register: _Register) -> list[Message]:
@@ -333,7 +336,7 @@ class Connection:
         if is_first:
             self._first_ours = key
             self._encrypt = StreamCipher(key, self._nonce)
-            self._clear = _frame(channel, Feed(register.discovery_key, self._nonce))
+            self._clear = b"".join(_frame(channel, Feed(register.discovery_key, self._nonce)))
             self._queue(_frame(channel, self._handshake))
         else:
             self._queue(_frame(channel, Feed(register.discovery_key)))
@@ -366,15 +369,16 @@ class Connection:
                 raise LocalProtocolError(f"extension {message.number} was not announced")
             self._queue(_frame(channel, message))
 
-    def data_to_send(self) -> bytes:
+    def data_to_send(self) -> bytearray:
         """All that is ready, encrypted, to be sent exactly once and in this order. Empty if nothing is."""
         if not self.bytes_pending:
-            return b""
-        body = bytearray().join(self._outgoing)
+            return bytearray()
+        data = bytearray().join(self._outgoing)
         if self._encrypt is not None:
-            self._encrypt.xor(body)
-        data = self._clear + body
-        self._clear = b""
+            self._encrypt.xor(data)
+        if self._clear:
+            data[:0] = self._clear
+            self._clear = b""
         self._outgoing.clear()
         self._outgoing_bytes = 0
         self.bytes_out += len(data)
@@ -385,9 +389,9 @@ class Connection:
         """How much :meth:`data_to_send` would give."""
         return len(self._clear) + self._outgoing_bytes
 
-    def _queue(self, frame: bytes) -> None:
-        self._outgoing.append(frame)
-        self._outgoing_bytes += len(frame)
+    def _queue(self, frame: Sequence[Buffer]) -> None:
+        self._outgoing += frame
+        self._outgoing_bytes += sum(map(len, frame))
         # The last time that we were told of: too early at worst, so a keep-alive may come sooner than it had
         # to.
         self._last_sent = self._now
@@ -416,7 +420,7 @@ class Connection:
             self._last_sent = now
             if not self.bytes_pending:  # else there is enough to be heard already, if only the peer would read
                 self._step_sending(Step.KEEP_ALIVE)
-                self._queue(_KEEP_ALIVE)
+                self._queue((_KEEP_ALIVE,))
 
     # -- steps
 
@@ -443,5 +447,7 @@ class Connection:
         return error
 
 
-def _frame(channel: int, message: Message) -> bytes:
-    return encode_frame(channel, messages.type_of(message), messages.encode(message))
+def _frame(channel: int, message: Message) -> list[Buffer]:
+    """The pieces of a frame, not joined: a chunk is copied once, when all that is to be sent is put together."""
+    pieces = messages.encode_pieces(message)
+    return [frame_start(channel, messages.type_of(message), sum(map(len, pieces))), *pieces]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datfs import varint
+from datfs.crypto import Buffer
 from datfs.errors import LocalProtocolError, RemoteProtocolError
 
 MAX_FRAME = 8 * 1024 * 1024  # bytes of a frame after its length; the reference closes the connection beyond
@@ -123,10 +124,15 @@ def split_header(frame: memoryview) -> tuple[int, int, memoryview]:
     return header >> 4, header & 15, frame[offset:]
 
 
-def encode_frame(channel: int, type_: int, payload: bytes) -> bytes:
+def encode_frame(channel: int, type_: int, payload: Buffer) -> bytes:
     """A whole frame. Raises LocalProtocolError if it would be longer than 8 MiB, which every peer refuses."""
+    return b"".join((frame_start(channel, type_, len(payload)), payload))
+
+
+def frame_start(channel: int, type_: int, size: int) -> bytes:
+    """What comes before a payload of ``size`` bytes in a frame. Raises as :func:`encode_frame` does."""
     header = varint.encode(channel << 4 | type_)
-    size = len(header) + len(payload)
+    size += len(header)
     if size > MAX_FRAME:
         raise LocalProtocolError(f"a message of {size} bytes cannot be sent; 8 MiB is the most allowed")
-    return b"".join((varint.encode(size), header, payload))
+    return varint.encode(size) + header

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, EncodeError
 
 from datfs import varint
-from datfs.crypto import TreeNode
+from datfs.crypto import Buffer, TreeNode
 from datfs.errors import LocalProtocolError, RemoteProtocolError
 from datfs.net import wire_pb2
 
@@ -34,6 +34,8 @@ MAX_WANT = 2**32 - 1  # chunks; the reference dies of more
 # message.
 MAX_FIELDS = 256
 _FREE_BYTES = 128 * 1024  # not worth counting the fields below this: a chunk of 64 KiB should not wait for it
+LARGE_VALUE = 16 * 1024  # bytes; from here on protobuf's copies of a chunk cost more than doing without it
+_INDEX_TAG, _VALUE_TAG = 0x08, 0x12
 
 FEED, HANDSHAKE, INFO, HAVE, UNHAVE, WANT, UNWANT, REQUEST, CANCEL, DATA = range(10)
 EXTENSION = 15
@@ -129,11 +131,11 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Data:
     """Answers a Request. ``value`` is None in an answer that is only proof, and ``b""`` for a chunk without
-    bytes.
+    bytes. A large one that was received is a view of where it was received.
     """
 
     index: int
-    value: bytes | None = None
+    value: Buffer | None = None
     nodes: tuple[TreeNode, ...] = ()
     signature: bytes | None = None
 
@@ -147,6 +149,10 @@ class Extension:
 
 
 Message: TypeAlias = Feed | Handshake | Info | Have | Unhave | Want | Unwant | Request | Cancel | Data | Extension
+
+_Parse: TypeAlias = Callable[[Any], Any]
+_Translate: TypeAlias = Callable[[Any], Message]
+_M = TypeVar("_M", bound=Message)
 
 _TYPES: dict[type[Message], int] = {
     Feed: FEED,
@@ -181,6 +187,17 @@ def encode(message: Message) -> bytes:
         raise LocalProtocolError(f"{type(message).__name__} cannot be encoded: {error}") from error
 
 
+def encode_pieces(message: Message) -> list[Buffer]:
+    """As :func:`encode`, in pieces to be joined: a large chunk is one of them and was not copied."""
+    value = message.value if isinstance(message, Data) else None
+    if value is None or len(value) < LARGE_VALUE:
+        return [encode(message)]
+    assert isinstance(message, Data)
+    around = encode(Data(message.index, b"", message.nodes, message.signature))
+    at = 2 + len(varint.encode(message.index))  # where the length of the chunk is, behind the index and two tags
+    return [around[:at], varint.encode(len(value)), value, around[at + 1 :]]
+
+
 def _to_wire(
     message: Feed | Handshake | Info | Have | Unhave | Want | Unwant | Request | Cancel | Data,
 ) -> Any:
@@ -188,7 +205,7 @@ def _to_wire(
     # more to say, and of 0 in a Want.
     match message:
         case Data(index, value, nodes, signature):
-            data = wire_pb2.Data(index=index, value=value, signature=signature)
+            data = wire_pb2.Data(index=index, value=None if value is None else bytes(value), signature=signature)
             for node in nodes:
                 data.nodes.add(index=node.index, hash=node.hash, size=node.size)
             return data
@@ -222,8 +239,8 @@ def _to_wire(
 
 
 def decode(type_: int, payload: memoryview) -> Message | None:
-    """The message of a payload; its values are copies. None for what peers ignore: an unknown type, or a
-    payload that is cut or lacks a required field. Raises RemoteProtocolError for values that cannot be.
+    """The message of a payload; its values are copies, but for large chunks. None for what peers ignore: an unknown
+    type, or a payload that is cut or lacks a required field. Raises RemoteProtocolError for values that cannot be.
     """
     if type_ == EXTENSION:
         return _extension(payload)
@@ -233,14 +250,43 @@ def decode(type_: int, payload: memoryview) -> Message | None:
     parse, translate = known
     if len(payload) > _FREE_BYTES and not _few_fields(payload):
         raise RemoteProtocolError(f"the peer sent a message with more than {MAX_FIELDS} fields")
+    if type_ == DATA and len(payload) >= LARGE_VALUE:
+        return _large_data(payload)
+    return _parsed(parse, translate, payload)
+
+
+def _parsed(parse: _Parse, translate: Callable[[Any], _M], payload: Buffer) -> _M | None:
     try:
         wire = parse(payload)
     except DecodeError:
         return None
-    if not wire.IsInitialized():
+    return translate(wire) if wire.IsInitialized() else None
+
+
+def _large_data(payload: memoryview) -> Message | None:
+    """A Data whose chunk protobuf does not get to see, if index and chunk come first, as every peer sends them."""
+    found = _value_in(payload)
+    if found is not None:
+        start, stop, before = found
+        # What is left is a message of its own.
+        rest = _parsed(wire_pb2.Data.FromString, _data, bytes(payload[:before]) + payload[stop:])
+        if rest is None or rest.value is None:
+            return rest and Data(rest.index, payload[start:stop], rest.nodes, rest.signature)
+    return _parsed(wire_pb2.Data.FromString, _data, payload)
+
+
+def _value_in(payload: memoryview) -> tuple[int, int, int] | None:
+    """Where the chunk begins and ends, and where its field begins; None if the message is put together otherwise."""
+    if payload[0] != _INDEX_TAG:
         return None
-    message: Message = translate(wire)
-    return message
+    try:
+        _, before = varint.decode(payload, 1)
+        if payload[before] != _VALUE_TAG:
+            return None
+        size, start = varint.decode(payload, before + 1)
+    except (ValueError, IndexError):
+        return None
+    return (start, start + size, before) if start + size <= len(payload) else None
 
 
 def _extension(payload: memoryview) -> Extension | None:
@@ -317,7 +363,7 @@ def _data(wire: wire_pb2.Data) -> Data:
     return Data(wire.index, value, tuple(nodes), signature)
 
 
-_DECODERS: dict[int, tuple[Callable[[Any], Any], Callable[[Any], Message]]] = {
+_DECODERS: dict[int, tuple[_Parse, _Translate]] = {
     FEED: (wire_pb2.Feed.FromString, _feed),
     HANDSHAKE: (wire_pb2.Handshake.FromString, _handshake),
     INFO: (wire_pb2.Info.FromString, _info),

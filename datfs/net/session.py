@@ -292,7 +292,7 @@ class Session:
         """Whether answers wait until it is clear that this connection to the peer is the one that stays."""
         return trio.current_time() < self._answers_from
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytearray) -> None:
         size = SEND_PIECE if self._up is None else self._up.piece
         for start in range(0, len(data), size):
             piece = memoryview(data)[start : start + size]

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,11 @@ def left_out(kit: Kit) -> dict[str, tuple[str, bool]]:
 
 
 def test_names_and_files_that_no_drive_has(kit: Kit) -> None:
-    """Pipes, sockets, links to folders or nothing are left out with a note; a name that is not UTF-8 is a failure."""
+    """Pipes, sockets, devices, links to folders or nothing are left out with a note, a name that is not UTF-8 fails."""
     kit.write("real/file")
+    (kit.folder / "to-device").symlink_to("/dev/zero")
+    with suppress(PermissionError):  # for root only
+        os.mknod(kit.folder / "device", stat.S_IFCHR | 0o600, os.makedev(1, 5))
     os.mkfifo(kit.folder / "pipe")
     os.mknod(kit.folder / "socket", stat.S_IFSOCK | 0o600)
     (kit.folder / "to-folder").symlink_to("real")
@@ -147,6 +151,8 @@ def test_names_and_files_that_no_drive_has(kit: Kit) -> None:
     assert "UTF-8" in found["bad\udcff"][0]
     assert "pipe" in found["pipe"][0]
     assert "socket" in found["socket"][0]
+    assert "device" in found["to-device"][0]
+    assert found.get("device", found["to-device"])[0] == found["to-device"][0]
     assert "circle" in found["to-itself"][0]
     assert "nothing" in found["to-nothing"][0]
     assert found["to-folder"][0] == found["real/up"][0] == "it is a symbolic link to a folder"

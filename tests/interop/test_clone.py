@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import time
@@ -224,6 +225,38 @@ def test_sync_follows_until_stopped(served: tuple[str, str, Path], tmp_path: Pat
     assert files_in(copy) == files_in(source)
 
 
+def test_sync_goes_on_round_a_file_in_the_way(served: tuple[str, str, Path], tmp_path: Path) -> None:
+    """It is named once and stays, what else changes comes, and the drive's when it is gone; exit code 9 before."""
+    link, address, source = served
+    copy, mine = tmp_path / "copy", tmp_path / "mine"
+    output("clone", link, copy, "--peer", address, "-q")
+    (copy / "a.txt").write_bytes(b"my own words")
+    for ends in (9, 0):
+        with (tmp_path / "said").open("wb") as said:
+            process = subprocess.Popen(
+                [*DATFS, "sync", str(copy), "--peer", address], stdout=subprocess.DEVNULL, stderr=said
+            )
+        try:
+            write(source, {"a.txt": b"new %d" % ends, "b.txt": b"b %d" % ends})
+            commit(source)
+            wait_until(partial(has, copy / "b.txt", b"b %d" % ends), "the rest is synced")
+            write(source, {"live": b"%d" % ends})
+            commit(source)
+            wait_until(partial(has, copy / "live", b"%d" % ends), "it is live still")
+            assert has(copy / "a.txt", b"my own words")
+            if not ends:
+                (copy / "a.txt").rename(mine)
+                wait_until(partial(has, copy / "a.txt", b"new 0"), "the place is free")
+        finally:
+            # What it says last, it says when the files are there.
+            wait_until(lambda: (tmp_path / "said").read_bytes().count(b"/a.txt is not in the folder") == 1, "told once")
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=SECONDS)
+        assert process.returncode == ends, (tmp_path / "said").read_text()
+    assert mine.read_bytes() == b"my own words"
+    assert files_in(copy) == files_in(source)
+
+
 def test_places_that_will_not_do(served: tuple[str, str, Path], tmp_path: Path) -> None:
     """A folder with something in it, one of another drive, the writer's own, none: each is told, nothing changes."""
     link, address, source = served
@@ -252,6 +285,64 @@ def test_two_at_once(served: tuple[str, str, Path], tmp_path: Path) -> None:
         finally:
             process.terminate()
             process.communicate(timeout=SECONDS)
+
+
+@pytest.mark.parametrize("word", ["clone", "checkout"])
+def test_a_disk_that_is_full(served: tuple[str, str, Path], tmp_path: Path, word: str) -> None:
+    """One line names the file; each file is whole, old or new, and with room again the same command does the rest."""
+    link, address, source = served
+    out = tmp_path / "out"
+    words = {
+        "clone": ("clone", link, out, "--peer", address),
+        "checkout": ("checkout", link, "-o", out, "--peer", address, "--memory", "--force"),
+    }[word]
+    output(*words, "-q")
+    before = files_in(out)
+    write(source, {"d/big.bin": random.Random(2).randbytes(4_000_000), "a.txt": b"a newer one"})
+    commit(source)
+    newest = objects("info", source)[0]["version"]
+    wait_until(lambda: objects("info", link, "--peer", address, "--memory")[0]["version"] == newest, "it is served")
+    # The kernel refuses to make files longer, with EFBIG, as a full disk does with ENOSPC.
+    ended = subprocess.run(
+        [*DATFS, *map(str, words), "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+    )
+    assert ended.returncode == 1, ended
+    assert "File too large" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    found = files_in(out)
+    assert found.keys() == before.keys()
+    assert all(data in (before[name], files_in(source)[name]) for name, data in found.items())
+    output(*words, "-q")
+    assert files_in(out) == files_in(source)
+
+
+def test_a_drive_larger_than_the_disk(served: tuple[str, str, Path], tmp_path: Path) -> None:
+    """It is refused before anything is fetched, with what is to come and what is free."""
+    link, address, _ = served
+    script = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
+    (tmp_path / "small").mkdir()
+    place = tmp_path / "small" / "copy"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(tmp_path / "small")]
+    try:
+        able = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        able = False
+    if not able:
+        pytest.skip("needs unshare, and a kernel that lets users mount a tmpfs in a namespace of their own")
+    ended = subprocess.run(
+        [*command, *DATFS, "clone", link, str(place), "--peer", address, "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert ended.returncode == 1, ended
+    assert "are to come, and only" in ended.stderr
 
 
 def test_checkout_writes_out_a_version(served: tuple[str, str, Path], tmp_path: Path) -> None:

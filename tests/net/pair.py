@@ -134,7 +134,7 @@ class Pair:
     def _send(self) -> None:
         for sender, receiver in ((self.a, self.b), (self.b, self.a)):
             sender.take_events()
-            data = sender.connection.data_to_send()
+            data = bytes(sender.connection.data_to_send())
             if not self._lost:
                 for piece in self._cut(data) if data else ():
                     receiver.arriving.append((self.now + self._latency, piece))
