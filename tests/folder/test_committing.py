@@ -160,6 +160,24 @@ def test_names_and_files_that_no_drive_has(kit: Kit) -> None:
         assert {path for path, _ in working.drive.entries()} == {(b"real", b"file")}
 
 
+def test_a_device_is_left_out(kit: Kit) -> None:
+    """With a note, and without being opened; where a file of the drive was, that file is gone from it."""
+    kit.write("was-a-file")
+    kit.commit()
+    (kit.folder / "was-a-file").unlink()
+    try:
+        os.mknod(kit.folder / "was-a-file", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        os.mknod(kit.folder / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+    except PermissionError:
+        pytest.skip("making a device takes CAP_MKNOD")
+    found = left_out(kit)
+    assert {(name, "device" in why, failed) for name, (why, failed) in found.items()} == {
+        ("was-a-file", True, False),
+        ("disk", True, False),
+    }
+    assert kit.changes() == []
+
+
 def test_a_link_to_a_file_is_that_file(kit: Kit, tmp_path: Path) -> None:
     """As with the dat command: the drive has the bytes that the link leads to, and serves them."""
     outside = tmp_path / "outside"
