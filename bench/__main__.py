@@ -7,6 +7,9 @@ import sys
 
 NAMES = (
     "local_read",
+    "random_local",
+    "four_readers",
+    "re_read",
     "list_10k",
     "tree_10k",
     "known_entries",

@@ -401,6 +401,20 @@ def read_through(path: Path) -> tuple[int, float]:
     return size, time.perf_counter() - started
 
 
+def read_pieces(path: Path, offsets: Sequence[int], piece: int) -> float:
+    """Seconds for reading ``piece`` bytes at each of ``offsets``. Raises RuntimeError if a read comes short."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        started = time.perf_counter()
+        for at in offsets:
+            if len(os.pread(file, piece, at)) != piece:
+                raise RuntimeError(f"a short read at {at}")
+        return time.perf_counter() - started
+    finally:
+        os.close(file)
+
+
 def random_offsets(size: int, piece: int, count: int) -> list[int]:
     """``count`` offsets of pieces that lie inside ``size`` bytes, the same ones every time."""
     dice = random.Random(f"{size} {piece} {count}")

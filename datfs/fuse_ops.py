@@ -141,6 +141,10 @@ def _unfailing(
     return unfailing
 
 
+def _within(number: int) -> int:
+    return number if 0 <= number <= _MOST else 0 if number < 0 else _MOST
+
+
 @dataclass(frozen=True, slots=True)
 class Appearance:
     """What entries get from the mount, not from the tree: owner, hidden permission bits, caching time."""
@@ -154,7 +158,7 @@ class Appearance:
         """``entry`` as stat(2) shows it. Values are cut to what the binding takes, which has no guard."""
         attr = EntryAttributes()
         directory = entry.kind is Kind.DIRECTORY
-        size = 0 if directory else min(max(entry.size, 0), _MOST)
+        size = 0 if directory else _within(entry.size)
         attr.st_ino = number
         # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
         attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (
@@ -168,8 +172,8 @@ class Appearance:
         # Those of the whole file however little is here: "tar -S" writes a file without blocks as zeros.
         attr.st_blocks = (size + 511) // 512
         attr.st_blksize = _BLOCK_SIZE
-        attr.st_mtime_ns = attr.st_atime_ns = min(max(entry.mtime_ns, 0), _MOST)
-        attr.st_ctime_ns = min(max(entry.ctime_ns, 0), _MOST)
+        attr.st_mtime_ns = attr.st_atime_ns = _within(entry.mtime_ns)
+        attr.st_ctime_ns = _within(entry.ctime_ns)
         attr.entry_timeout = attr.attr_timeout = self.cache_seconds
         return attr
 
@@ -432,16 +436,18 @@ class Operations(pyfuse3.Operations):
         for place, (name, number) in enumerate(((b".", listing.number), (b"..", listing.parent)), 1):
             # The kernel takes no reference for these, and nothing of them but the number and the kind.
             if start_id < place:
-                attributes = look.attributes(self.inodes.entry(number), number)
-                if not pyfuse3.readdir_reply(token, name, attributes, place):
+                shown = look.attributes(self.inodes.entry(number), number)
+                if not pyfuse3.readdir_reply(token, name, shown, place):
                     return
         entries = listing.entries
+        number_of, taken = self.inodes.number_of, self.inodes.taken
+        attributes, reply = look.attributes, pyfuse3.readdir_reply
         for place in range(max(start_id - DOTS, 0), len(entries)):
             entry = entries[place]
-            number = self.inodes.number_of(entry)
-            if not pyfuse3.readdir_reply(token, entry.name, look.attributes(entry, number), place + DOTS + 1):
+            number = number_of(entry)
+            if not reply(token, entry.path[-1], attributes(entry, number), place + DOTS + 1):
                 break
-            self.inodes.taken(number, entry)
+            taken(number, entry)
 
     @_unfailing
     async def releasedir(self, fh: int) -> None:

@@ -34,6 +34,7 @@ class MemoryFile:
     claimed_size: int | None = None
     news: int = 0
     progress: int = 0
+    reads: int = 0  # by read_nowait
 
     def arrive(self) -> None:
         self.news += 1
@@ -70,6 +71,7 @@ class OpenMemoryFile:
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         file = self.file
+        file.reads += 1
         if file.present is not None and min(offset + length, file.size) > file.present:
             return None
         return file.content[offset : offset + length]

@@ -83,6 +83,16 @@ class Served:
         mount = mountpoints.mount_at(str(self.point))
         return mount is not None and mount.device == self.device
 
+    def reads(self, path: str) -> int:
+        """How many requests to read from a file reached the server so far."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"reads {path}\n".encode())
+        self.process.stdin.flush()
+        count = int(self.process.stdout.readline())
+        assert self.process.stdout.readline() == b"done\n"
+        return count
+
     def command(self, line: str) -> None:
         """Makes the server do something, and waits until it did."""
         assert self.process.stdin is not None

@@ -2,6 +2,7 @@
 
 ``arrive PATH``: what is missing of the file comes. ``news PATH``: something came that may be of use to its readers.
 ``hold``, ``free``: names wait from now on, or no longer.
+``reads PATH``: answered with how often the file was read from, "done" after that.
 ``crash``: a task of the program fails as a bug would.
 """
 
@@ -43,6 +44,8 @@ async def obey(tree: MemoryTree) -> None:
                 file.arrive()
             elif command == "news":
                 tree.file(argument).news += 1
+            elif command == "reads":
+                print(tree.file(argument).reads, flush=True)
             elif command == "hold":
                 tree.hold_names = trio.Event()
             elif command == "free" and tree.hold_names is not None:

@@ -71,6 +71,24 @@ def test_many_readers_at_once(standard: Served) -> None:
         assert all(pool.map(read, range(8)))
 
 
+def test_reading_again_sends_no_request(mounter: Mounter) -> None:
+    """What was read once is the kernel's to serve: while the file is open, when it is opened again, and mapped."""
+    served = mounter("standard")
+    path = served.point / "big.bin"
+    content = noise(1, 3 * 1024 * 1024 + 123)
+    with path.open("rb", buffering=0) as file:
+        assert file.read() == content
+        asked = served.reads("big.bin")
+        assert asked > 0
+        file.seek(0)
+        assert file.read() == content
+        assert os.pread(file.fileno(), 5000, 1_000_001) == content[1_000_001:1_005_001]
+    assert path.read_bytes() == content
+    with path.open("rb") as again, mmap.mmap(again.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        assert view[:] == content
+    assert served.reads("big.bin") == asked
+
+
 def test_read_ahead_can_be_raised(mounter: Mounter) -> None:
     """read_ahead_kb= arrives at the kernel, after INIT, which would have undone it."""
     if os.geteuid() != 0:
