@@ -11,13 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from datfs.net.address_book import ADDRESSES_MOST, ADDRESSES_OF_HOST, FORGET_AFTER
-from datfs.net.address_states import AddressState
+from datfs.net.address_book import ADDRESSES_MOST, ADDRESSES_OF_HOST, BACKOFF_FIRST, FORGET_AFTER
+from datfs.net.address_states import AddressEvent, AddressState
 from datfs.net.discovery import Discovery
 from datfs.net.discovery.static import StaticPeers
 from datfs.net.places import DIALED_MOST, INBOUND_MOST, OF_HOST_MOST
 from datfs.net.session import HANDSHAKE_TIMEOUT
 from datfs.net.swarm import Swarm
+from datfs.net.traffic import Meters
 from datfs.net.transport import Address
 from datfs.register import Register
 from datfs.sparse import SparseRegister
@@ -347,3 +348,17 @@ async def test_callers_that_say_nothing_lose_their_place(autojump_clock: trio.te
         await swarm.serve(ours, "silent caller")
     assert trio.current_time() >= HANDSHAKE_TIMEOUT
     assert not swarm.sessions
+
+
+def test_pauses_of_many_addresses_differ() -> None:
+    """Peers that lost somebody at once do not return in step: a pause is a quarter longer or shorter at most."""
+    book = Swarm()._dialer.book
+    pauses = set()
+    for number in range(50):
+        known = book.add((f"10.0.{number}.1", 1), "dht", Meters(), 0.0)
+        assert known is not None
+        book.step(known, AddressEvent.DIAL, 0.0)
+        book.step(known, AddressEvent.FAIL, 0.0)
+        pauses.add(known.due)
+    assert len(pauses) > 40
+    assert 0.75 * BACKOFF_FIRST <= min(pauses) < max(pauses) <= 1.25 * BACKOFF_FIRST
