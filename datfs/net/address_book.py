@@ -99,7 +99,11 @@ class AddressBook:
         state = ADDRESS.get((known.state, event))
         if state is None:
             return False
-        if event in (AddressEvent.WANT, AddressEvent.FIND) and now - known.failed_at < REST_LEAST:
+        soon = known.failed_at + REST_LEAST
+        if event in (AddressEvent.WANT, AddressEvent.FIND) and now < soon:
+            if known.state is AddressState.RESTING and known.due > soon:
+                known.due = soon  # not now, and not forgotten either
+                self._changed(known)
             return False
         known.state = state
         if state is AddressState.RESTING:

@@ -105,6 +105,8 @@ class Life(RuleBasedStateMachine):
         """A reader wants something, or it is found again: that ends a rest of more than a moment, and nothing else."""
         before, rested = self.known.state, self.now - self.known.failed_at
         assert self.step(event) == (before is AddressState.RESTING and rested >= REST_LEAST)
+        if before is AddressState.RESTING and rested < REST_LEAST:
+            assert self.known.due <= self.known.failed_at + REST_LEAST, "it is not forgotten that somebody wished"
 
     @rule()
     def free(self) -> None:
