@@ -105,6 +105,7 @@ class SparseRegister:
         self._waiters: dict[int, _Waiter] = {}
         self._length_waiters: set[trio.Event] = set()
         self._claims: dict[object, int] = {}
+        self._roomy: set[object] = set()  # of those that claim, to ask for more of whom nothing is left
         self._paces: dict[object, float] = {}  # of those that claim and have answered
         self._closed = False
         self._store_failed = False
@@ -389,7 +390,19 @@ class SparseRegister:
         """The peer is gone."""
         self._claims.pop(peer, None)
         self._paces.pop(peer, None)
+        self._roomy.discard(peer)
         self._wake_length_waiters()
+
+    def has_room(self, peer: object, room: bool) -> None:
+        """Whether a peer that claims something would be asked for more, if it had more of what is wanted."""
+        if room and peer in self._claims:
+            self._roomy.add(peer)
+        else:
+            self._roomy.discard(peer)
+
+    def has_room_but(self, peer: object) -> bool:
+        """Whether another peer would be asked for more."""
+        return bool(self._roomy - {peer})
 
     def keeps_pace(self, peer: object, seconds: float) -> None:
         """A peer that claims something usually answers after so many seconds."""

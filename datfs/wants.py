@@ -115,11 +115,6 @@ class Wants:
         """Whether a chunk that a reader waits for has not been asked for yet."""
         return bool(self._open[Urgency.NOW])
 
-    @property
-    def all_asked(self) -> bool:
-        """Whether everything that is wanted and could be asked for was asked for."""
-        return not any(self._open)
-
     def state_of(self, index: int) -> ChunkState:
         """Where a chunk is in its life (:mod:`datfs.chunk_states`)."""
         wanted = any(index in level for level in self._levels)

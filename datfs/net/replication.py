@@ -242,9 +242,12 @@ class PeerState:
         if self._closed or not self._told:
             return
         register = self.register
-        if now < self._avoided_until and register.peers > 1:
-            return
+        held = self.held
+        if now < self._avoided_until:
+            held = self._held_alone()
         room = int(min(self._window, self._affordable())) - len(self._asked)
+        if room <= 0:
+            register.has_room(self, False)
         if room <= 0 or (in_batches and room < int(self._window / 4) and not register.wants.urgent):
             return
         if not self._asked:
@@ -255,10 +258,24 @@ class PeerState:
             if newest not in self._asked and register.reserve(newest):
                 self._request(newest, now)
                 room -= 1
-        for index in register.next_wants(self.held, min(room, most)):
+        wanted = min(room, most)
+        chosen = register.next_wants(held, wanted)
+        register.has_room(self, len(chosen) < wanted)
+        for index in chosen:
             self._request(index, now)
         if self.length > REGION:
             self._want_regions()
+
+    def _others(self) -> list[Bitfield]:
+        """What the other peers hold."""
+        return [held for held in self.register.source.held_by_peers(self.register) if held is not self.held]
+
+    def _held_alone(self) -> Bitfield:
+        """What no other peer holds: for that it is asked however late it is."""
+        held = self.held
+        for others in self._others():
+            held = held.without(others)
+        return held
 
     def _affordable(self) -> float:
         """How many chunks of the usual size may be on their way; one at least."""
@@ -313,12 +330,16 @@ class PeerState:
         self.register.source.wants_changed(self.register)
 
     def _overdue(self, now: float) -> list[int]:
-        """What is late. Soon if others may have room for it, or a reader waits: then all that was asked as long ago."""
+        """What is late. Soon if others have it, and room, or a reader waits: then all that was asked as long ago."""
         register = self.register
-        if register.peers > 1:
+        others = self._others()
+        if others:
             patience = self._patience()
             old = [index for index, asked_at in self._asked.items() if now - asked_at > patience]
-            if old and (register.wants.all_asked or register.length_wanted or any(map(register.is_waited_for, old))):
+            old = [
+                index for index in old if index >= register.register.length or any(held.get(index) for held in others)
+            ]
+            if old and (register.has_room_but(self) or register.length_wanted or any(map(register.is_waited_for, old))):
                 return old
         return [index for index, asked_at in self._asked.items() if now - asked_at > LATE]
 

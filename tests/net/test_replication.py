@@ -56,7 +56,7 @@ class Peers:
         return False
 
     def held_by_peers(self, register: SparseRegister) -> list[Bitfield]:
-        return []
+        return [peer.held for peer in self.peers if peer.first_have]
 
     def all_told(self, register: SparseRegister, stop: int) -> bool:
         return False
@@ -177,8 +177,8 @@ def test_a_stalled_peer_is_given_up_after_some_strikes() -> None:
         bad.tick(peers.now + STALLED + 1)
 
 
-def test_a_peer_that_was_left_out_is_asked_again() -> None:
-    """What only a peer that failed before has is asked of it again after a while, without any other cause."""
+def test_who_alone_has_something_is_asked_again_however_late() -> None:
+    """Not left out for the sake of peers that have none of it; but once another has it too."""
     copy, peers, [bad, other] = peers_of(2)
     bad.on_have(EVERYTHING, 0.0)
     copy.want([5], Urgency.NOW)
@@ -187,11 +187,32 @@ def test_a_peer_that_was_left_out_is_asked_again() -> None:
     assert asked(bad) == [5]
     peers.now = LATE + 1
     bad.tick(peers.now)
-    assert asked(bad) == asked(other) == []
-    bad.tick(peers.now + AVOIDED - 1)
-    assert asked(bad) == []
-    bad.tick(peers.now + AVOIDED)
+    assert asked(other) == []
     assert asked(bad) == [5]
+    copy.want([6], Urgency.NOW)
+    other.on_have(EVERYTHING, peers.now)
+    assert asked(other) == [6]
+    peers.now += LATE + 1
+    bad.tick(peers.now)
+    assert asked(other) == [5]
+    copy.want([7], Urgency.NOW)
+    other.on_unhave(Unhave(7, 1), peers.now)
+    peers.wants_changed(copy)
+    assert (asked(bad), asked(other)) == ([7], [])
+
+
+def test_a_stalled_chunk_is_asked_elsewhere_though_something_is_wanted_that_nobody_has() -> None:
+    """The other has room, and would never be asked for the rest: no reason to wait for the first."""
+    copy, peers, [slow, other] = peers_of(2)
+    nearly = Have(0, REGION, rle_encode(b"\xff" * (COUNT // 8 - 1)))
+    for peer in (slow, other):
+        peer.on_have(nearly, 0.0)
+    copy.want([1, COUNT - 1], Urgency.BACKGROUND)
+    peers.wants_changed(copy)
+    first, second = (slow, other) if asked(slow) else (other, slow)
+    peers.now = IMPATIENT + 1
+    first.tick(peers.now)
+    assert asked(second) == [1]
 
 
 def test_one_late_answer_is_asked_elsewhere_and_still_welcome() -> None:
