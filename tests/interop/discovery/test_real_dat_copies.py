@@ -72,6 +72,7 @@ def test_datfs_goes_on_in_a_copy_of_dat_and_dat_syncs(world: World, tmp_path: Pa
 
         fill(source, {"a.txt": b"changed\n", "new/file": b"new\n"})
         world.datfs("commit", "-C", source, "-a", "-q")
+        until_shared(world, link, "/new/file")
         world.datfs("pull", copy, "--discovery", "mdns", "-q")
         assert files_in(copy) == files_in(source)
 
