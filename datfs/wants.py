@@ -53,6 +53,11 @@ class _Open:
     def __iter__(self) -> Iterator[int]:
         return (index for block in self._blocks.values() for index in block)
 
+    @property
+    def blocks(self) -> Iterable[int]:
+        """The numbers of the blocks in which there are some."""
+        return self._blocks.keys()
+
     def held_by(self, held: Bitfield) -> Iterator[int]:
         """Those that ``held`` has. A whole drive may be wanted, of which a peer has a part."""
         for number, block in self._blocks.items():
@@ -114,6 +119,10 @@ class Wants:
     def urgent(self) -> bool:
         """Whether a chunk that a reader waits for has not been asked for yet."""
         return bool(self._open[Urgency.NOW])
+
+    def places(self, size: int) -> Iterable[int]:
+        """In which parts of ``size`` chunks, a multiple of :data:`BLOCK`, some may be asked for; most urgent first."""
+        return dict.fromkeys(number * BLOCK // size for is_open in self._open for number in is_open.blocks)
 
     def state_of(self, index: int) -> ChunkState:
         """Where a chunk is in its life (:mod:`datfs.chunk_states`)."""

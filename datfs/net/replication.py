@@ -289,9 +289,8 @@ class PeerState:
         self.outgoing.append(Request(index=index, nodes=self.register.register.digest(index)))
 
     def _want_regions(self) -> None:
-        for index in self.register.wants:
-            region = index // REGION
-            if index < self.length and region not in self._regions and self._unanswered < WANTS_UNANSWERED:
+        for region in self.register.wants.places(REGION):
+            if region * REGION < self.length and region not in self._regions and self._unanswered < WANTS_UNANSWERED:
                 self._want_region(region)
 
     def _want_region(self, region: int) -> None:
