@@ -29,6 +29,7 @@ ROOT_NUMBER = 1  # FUSE_ROOT_ID: the kernel knows it without a lookup and never 
 _SLOT_BITS = 32
 _SLOT = (1 << _SLOT_BITS) - 1
 _GENERATIONS = 2**31  # that a slot can have, so that numbers fit 63 bits
+_SLOTS_AT_ONCE = 256
 
 # Of a file: identity[1], size, mtime, permissions; ctime if they have the bit that says so; then the name. Nearly all
 # fit, and the others are kept as they are.
@@ -36,8 +37,8 @@ _PACKED = Struct("<IIQH")
 _WITH_CTIME = Struct("<IIQHQ")
 _HAS_CTIME = 1 << 15
 
-_Home: TypeAlias = tuple[tuple[bytes, ...], Hashable]
-"""What many files have in common: the path of their directory, and identity[0]."""
+_Home: TypeAlias = tuple[Hashable, tuple[bytes, ...]]
+"""What files of one directory have in common: identity[0], and the path of the directory."""
 
 
 class LookupCountError(Exception):
@@ -49,15 +50,18 @@ class InodeTable:
 
     def __init__(self, root: Entry) -> None:
         # Each by slot; slot 0 is never used.
-        self._kept: list[bytes | Entry | None] = [None, root]
-        self._homes: list[_Home | None] = [None, None]  # of packed files
-        self._counts: array[int] = array("Q", (0, 0))
-        self._generations: array[int] = array("I", (0, 0))
+        self._kept: list[bytes | Entry | None] = []
+        self._homes: list[_Home | None] = []  # of what is packed
+        self._counts: array[int] = array("Q")
+        self._generations: array[int] = array("I")
+        self._files = SlotIndex()
         self._free: array[int] = array("I")
-        self._files = SlotIndex(self._has_file)
+        self._next = ROOT_NUMBER + 1  # the first slot that never had a number
+        self._extend()
+        self._kept[ROOT_NUMBER] = root
         self._directories = {root.path: ROOT_NUMBER}
-        self._home: _Home = ((), None)  # the last one, as files of one directory come together
-        self._found: tuple[Entry | None, int] = (None, 0)  # the file that was asked for last, if it has a number
+        self._home: _Home = (None, ())  # the last one, as files of one directory come together
+        self._asked: tuple[Entry, int, int] = (root, 0, 0)  # of the last number_of: entry, number, slot if it has one
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
@@ -76,12 +80,14 @@ class InodeTable:
     def number_of(self, entry: Entry) -> int:
         """The number of ``entry``; a fresh one if it has none, which the next call of :meth:`taken` may take."""
         if entry.kind is Kind.DIRECTORY:
-            return self._directories.get(entry.path) or self._fresh()
-        slot = self._files.find(hash(entry.identity), entry)
+            number = self._directories.get(entry.path, 0)
+            slot = number & _SLOT
+        else:
+            slot = self._files.find(entry.identity)
+            number = self._generations[slot] << _SLOT_BITS | slot
         if not slot:
-            return self._fresh()
-        number = self._generations[slot] << _SLOT_BITS | slot
-        self._found = entry, number
+            number = self._fresh()
+        self._asked = entry, number, slot
         return number
 
     def directories(self) -> dict[tuple[bytes, ...], int]:
@@ -100,22 +106,20 @@ class InodeTable:
 
     def taken(self, number: int, entry: Entry) -> None:
         """Counts one reference more; call it when the kernel was told ``number`` for ``entry``."""
-        if self._found[0] is entry and self._found[1] == number:
-            slot = number & _SLOT
-        elif slot := self._slot_of(number):
-            if not self._has(slot, number, entry):
-                raise LookupCountError(f"inode {number} belongs to another entry")
-        elif number == self._fresh():
-            slot = self._occupy(number, entry)
-        else:
-            raise LookupCountError(f"the kernel was told inode {number}, which belongs to nothing")
-        if slot != ROOT_NUMBER:
-            self._counts[slot] += 1
-        # Also if it was known: at the path of today, with the times of today.
-        if entry.kind is Kind.DIRECTORY:
+        asked, its_number, slot = self._asked
+        if entry is not asked or number != its_number:
+            if self.number_of(entry) != number:
+                raise LookupCountError(f"inode {number} is not that of the entry")
+            slot = self._asked[2]
+        if slot == ROOT_NUMBER:
             self._kept[slot] = entry
+            return
+        if slot:
+            self._counts[slot] += 1
+            # It may be at another path today, a directory may have other times.
+            self._renew(slot, entry)
         else:
-            self._pack(slot, entry)
+            self._occupy(number, entry)
 
     def forget(self, number: int, references: int) -> None:
         """Takes back ``references``; the number goes with the last one. The root stays whatever is given
@@ -140,79 +144,83 @@ class InodeTable:
     def _slot_of(self, number: int) -> int:
         """Where a number that the kernel has stands; 0 for others."""
         slot = number & _SLOT
-        if slot < len(self._kept) and self._kept[slot] is not None and self._generations[slot] == number >> _SLOT_BITS:
+        if slot < self._next and self._kept[slot] is not None and self._generations[slot] == number >> _SLOT_BITS:
             return slot
         return 0
 
     def _fresh(self) -> int:
         if not self._free:
-            return len(self._kept)
+            return self._next
         slot = self._free[-1]
         return self._generations[slot] << _SLOT_BITS | slot
 
-    def _occupy(self, number: int, entry: Entry) -> int:
+    def _extend(self) -> None:
+        self._kept.extend([None] * _SLOTS_AT_ONCE)
+        self._homes.extend([None] * _SLOTS_AT_ONCE)
+        self._counts.extend([0] * _SLOTS_AT_ONCE)
+        self._generations.extend([0] * _SLOTS_AT_ONCE)
+
+    def _occupy(self, number: int, entry: Entry) -> None:
         slot = number & _SLOT
+        if entry.kind is Kind.DIRECTORY:
+            self._directories[entry.path] = number
+            self._kept[slot] = entry
+        else:
+            self._files.add(entry.identity, slot)
+            self._pack(slot, entry)
+        self._counts[slot] = 1
         if self._free:
             self._free.pop()
         else:
-            self._kept.append(None)
-            self._homes.append(None)
-            self._counts.append(0)
-            self._generations.append(0)
+            self._next = slot + 1
+            if self._next == len(self._kept):
+                self._extend()
+        self._asked = entry, number, slot
+
+    def _renew(self, slot: int, entry: Entry) -> None:
         if entry.kind is Kind.DIRECTORY:
-            self._directories[entry.path] = number
-        else:
-            self._files.add(hash(entry.identity), slot)
-        return slot
+            self._kept[slot] = entry
+            return
+        home, kept, path = self._homes[slot], self._kept[slot], entry.path
+        if home is not None and home[1] == path[:-1]:
+            assert isinstance(kept, bytes)
+            if kept[_name_at(entry) :] == path[-1]:
+                return
+        self._pack(slot, entry)
 
     def _vacate(self, slot: int) -> None:
-        kept = self._kept[slot]
-        if isinstance(kept, Entry) and kept.kind is Kind.DIRECTORY:
-            del self._directories[kept.path]
+        entry = self._entry_in(slot)
+        if entry.kind is Kind.DIRECTORY:
+            del self._directories[entry.path]
         else:
-            self._files.remove(slot)
-        self._found = None, 0
+            self._files.remove(entry.identity)
         self._kept[slot] = self._homes[slot] = None
         self._generations[slot] += 1
         if self._generations[slot] < _GENERATIONS:
             self._free.append(slot)
+        self._asked = (self._asked[0], 0, 0)  # the next fresh number is another one
 
-    def _has(self, slot: int, number: int, entry: Entry) -> bool:
-        """Whether a slot that is in use is that of ``entry``."""
-        if entry.kind is Kind.DIRECTORY:
-            # A directory stays itself when its times change.
-            return self._directories.get(entry.path) == number
-        kept = self._kept[slot]
-        return not (isinstance(kept, Entry) and kept.kind is Kind.DIRECTORY) and self._has_file(slot, entry)
-
-    def _has_file(self, slot: int, entry: Entry) -> bool:
-        kept, home = self._kept[slot], self._homes[slot]
-        if home is None:
-            return isinstance(kept, Entry) and kept.identity == entry.identity
-        assert isinstance(kept, bytes)
-        of, number = entry.identity
-        return home[1] == of and _PACKED.unpack_from(kept)[0] == number
-
-    # -- packing
+    # -- entries
 
     def _pack(self, slot: int, entry: Entry) -> None:
         of, number = entry.identity
-        ctime = entry.ctime_ns
+        mtime, ctime, permissions = entry.mtime_ns, entry.ctime_ns, entry.permissions
         try:
-            if not 0 <= entry.permissions < _HAS_CTIME:
+            if permissions >= _HAS_CTIME:
                 raise error
-            if ctime == entry.mtime_ns:
-                fixed = _PACKED.pack(number, entry.size, ctime, entry.permissions)
+            if ctime == mtime:
+                fixed = _PACKED.pack(number, entry.size, mtime, permissions)
             else:
-                fixed = _WITH_CTIME.pack(number, entry.size, entry.mtime_ns, entry.permissions | _HAS_CTIME, ctime)
+                fixed = _WITH_CTIME.pack(number, entry.size, mtime, permissions | _HAS_CTIME, ctime)
         except error:
             self._kept[slot], self._homes[slot] = entry, None
             return
         folder = entry.path[:-1]
         home = self._home
-        if home[1] is not of or home[0] != folder:
-            home = self._home = (folder, of)
-        self._kept[slot], self._homes[slot] = fixed + entry.path[-1], home
+        if home[1] != folder or home[0] is not of:
+            home = self._home = (of, folder)
+        self._kept[slot] = fixed + entry.path[-1]
+        self._homes[slot] = home
 
     def _entry_in(self, slot: int) -> Entry:
         kept = self._kept[slot]
@@ -226,4 +234,8 @@ class InodeTable:
         if permissions & _HAS_CTIME:
             permissions ^= _HAS_CTIME
             ctime, end = _WITH_CTIME.unpack_from(kept)[4], _WITH_CTIME.size
-        return Entry((*home[0], kept[end:]), Kind.FILE, size, permissions, mtime, ctime, (home[1], number))
+        return Entry((*home[1], kept[end:]), Kind.FILE, size, permissions, mtime, ctime, (home[0], number))
+
+
+def _name_at(entry: Entry) -> int:
+    return _PACKED.size if entry.ctime_ns == entry.mtime_ns else _WITH_CTIME.size

@@ -1,84 +1,60 @@
-"""Which slot of a table has a thing: a hash table of small numbers in two arrays, for a million things in memory.
+"""Which slot of a table has which file: a map from identities to small numbers, for a million files in memory.
 
-A dict of a million would take 100 MB with its keys and values; this takes some twelve bytes each. What is in a slot,
-the owner of the table knows: it gives hashes, and says of a slot with the right hash whether it is the right one.
+A dict of a million would take 170 MB with its keys and values. Identities are pairs of something that many files share
+and a number, and files that lie together have numbers that do. So slots are in short arrays, one for each run of
+numbers: some ten bytes for each file, 300 for one that is alone in its run.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Hashable
 
-T = TypeVar("T")
-_HASH = 2**32 - 1
-_SMALLEST = 64
+_RUN_BITS = 5
+_RUN = 1 << _RUN_BITS
+_REST = _RUN - 1
+_NONE = bytes(4 * _RUN)
 
 
-class SlotIndex(Generic[T]):
-    """Slots from 1 on by the hashes of what is in them; open addressing with linear probing.
+class SlotIndex:
+    """Slots, from 1 on, by the identity of the file in them."""
 
-    ``is_in(slot, thing)``: whether a slot has it.
-    """
-
-    def __init__(self, is_in: Callable[[int, T], bool]) -> None:
-        self._is_in = is_in
-        self._places = array("I", bytes(4 * _SMALLEST))  # slots; 0 is none
-        self._hashes: array[int] = array("I")  # by slot, the low half
-        self._mask = _SMALLEST - 1
+    def __init__(self) -> None:
+        self._runs: dict[Hashable, dict[int, array[int]]] = {}
         self._used = 0
 
     def __len__(self) -> int:
         return self._used
 
-    def find(self, hashed: int, thing: T) -> int:
-        """The slot that has ``thing``, whose hash is given; 0 if none has."""
-        hashed &= _HASH
-        places, hashes, mask = self._places, self._hashes, self._mask
-        place = hashed & mask
-        while slot := places[place]:
-            if hashes[slot] == hashed and self._is_in(slot, thing):
-                return slot
-            place = (place + 1) & mask
-        return 0
+    def find(self, identity: tuple[Hashable, int]) -> int:
+        """The slot of a file; 0 if it was not added."""
+        of, number = identity
+        runs = self._runs.get(of)
+        run = runs.get(number >> _RUN_BITS) if runs is not None else None
+        return run[number & _REST] if run is not None else 0
 
-    def add(self, hashed: int, slot: int) -> None:
-        """A slot got something. It must not be known here, nor be far beyond all that were."""
-        hashes = self._hashes
-        while slot >= len(hashes):
-            hashes.append(0)
-        hashes[slot] = hashed & _HASH
+    def add(self, identity: tuple[Hashable, int], slot: int) -> None:
+        """A file that has no slot got one."""
+        of, number = identity
+        runs = self._runs.get(of)
+        if runs is None:
+            runs = self._runs[of] = {}
+        run = runs.get(number >> _RUN_BITS)
+        if run is None:
+            run = runs[number >> _RUN_BITS] = array("I", _NONE)
+        run[number & _REST] = slot
         self._used += 1
-        if 3 * self._used > 2 * len(self._places):
-            self._grow()
-        self._place(slot)
 
-    def remove(self, slot: int) -> None:
-        """A slot that was added has nothing any more."""
-        places, hashes, mask = self._places, self._hashes, self._mask
-        gap = hashes[slot] & mask
-        while places[gap] != slot:
-            gap = (gap + 1) & mask
-        # What was pushed on past the gap moves back into it, so that no search ends too early.
-        place = gap
-        while other := places[place := (place + 1) & mask]:
-            if (place - hashes[other]) & mask >= (place - gap) & mask:
-                places[gap] = other
-                gap = place
-        places[gap] = 0
+    def remove(self, identity: tuple[Hashable, int]) -> None:
+        """A file that was added has no slot any more. Raises KeyError for others."""
+        of, number = identity
+        runs = self._runs[of]
+        run = runs[number >> _RUN_BITS]
+        if not run[number & _REST]:
+            raise KeyError(identity)
+        run[number & _REST] = 0
         self._used -= 1
-
-    def _place(self, slot: int) -> None:
-        places, mask = self._places, self._mask
-        place = self._hashes[slot] & mask
-        while places[place]:
-            place = (place + 1) & mask
-        places[place] = slot
-
-    def _grow(self) -> None:
-        before = self._places
-        self._places = array("I", bytes(8 * len(before)))
-        self._mask = len(self._places) - 1
-        for slot in before:
-            if slot:
-                self._place(slot)
+        if not any(run):
+            del runs[number >> _RUN_BITS]
+            if not runs:
+                del self._runs[of]
