@@ -8,6 +8,7 @@ import random
 import pytest
 
 from datfs.inodes import ROOT_NUMBER, InodeTable, LookupCountError
+from datfs.slot_index import SlotIndex
 from datfs.vfs import Entry, Kind
 
 
@@ -129,3 +130,77 @@ def test_counts_follow_a_plain_model() -> None:
             held[number] = held.get(number, 0) + 1
         assert len(table) == len(held) + 1
     assert all(table.count(number) == count for number, count in held.items())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry((b"a", b"\xffb"), Kind.FILE, 10, 0o644, 10**18, 10**18, (b"key", 7)),
+        Entry((b"other-ctime",), Kind.FILE, 2**32 - 1, 0o777, 10**18, 5, (b"key", 2**32 - 1)),
+        Entry((b"large",), Kind.FILE, 2**32, 0o644, 1, 1, (b"key", 7)),
+        Entry((b"far",), Kind.FILE, 1, 0o644, 1, 1, (b"key", 2**60)),
+        Entry((b"odd",), Kind.FILE, -1, 0o107777, -5, 2**70, ((b"x", None), -3)),
+    ],
+    ids=lambda entry: entry.name.decode("ascii", "replace"),
+)
+def test_a_file_is_given_back_as_it_was(entry: Entry) -> None:
+    """Whatever its figures are, what the kernel was told a number for comes out again, under the same number."""
+    table = InodeTable(directory())
+    number = take(table, entry)
+    assert table.entry(number) == entry
+    assert table.number_of(entry) == number
+    table.forget(number, 1)
+    assert table.number_of(entry) != number
+
+
+@pytest.mark.parametrize("later", [(b"d", b"a"), (b"xa",), (b"a" * 255,)])
+def test_a_file_is_where_it_was_seen_last(later: tuple[bytes, ...]) -> None:
+    """A content that a tree shows at two paths has one number, and the path that it was looked up at last."""
+    table = InodeTable(directory())
+    first = Entry((b"a",), Kind.FILE, 10, 0o644, 1, 1, (b"key", 7))
+    second = Entry(later, Kind.FILE, 10, 0o644, 1, 1, (b"key", 7))
+    number = take(table, first)
+    for entry in (second, first):
+        assert take(table, entry) == number
+        assert table.entry(number) == entry
+
+
+def test_what_the_kernel_forgot_leaves_room() -> None:
+    """However many files come and go, no number comes twice, and the low halves stay as small as what is known."""
+    table = InodeTable(directory())
+    chance = random.Random(3)
+    live: dict[int, Entry] = {}
+    given = set()
+    for turn in range(5000):
+        entry = (file if turn % 3 else directory)(b"d%d" % (turn % 7), b"%d" % turn)
+        number = take(table, entry)
+        assert number not in given
+        given.add(number)
+        live[number] = entry
+        if len(live) > 50:
+            gone = chance.choice(list(live))
+            table.forget(gone, 1)
+            del live[gone]
+            with pytest.raises(OSError):
+                table.entry(gone)
+    assert max(number & 0xFFFF_FFFF for number in given) <= 53
+    assert {number: table.entry(number) for number in live} == live
+
+
+def test_the_index_of_slots_is_a_dict() -> None:
+    """Adding and removing in any order, it finds what a dict finds."""
+    index, model = SlotIndex(), dict[tuple[bytes, int], int]()
+    chance = random.Random(8)
+    for slot in range(1, 3000):
+        identity = (chance.choice([b"a", b"b"]), chance.choice([chance.randrange(100), 2**60 + chance.randrange(100)]))
+        if identity in model:
+            index.remove(identity)
+            del model[identity]
+            with pytest.raises(KeyError):
+                index.remove(identity)
+        else:
+            index.add(identity, slot)
+            model[identity] = slot
+        assert index.find(identity) == model.get(identity, 0)
+        assert len(index) == len(model)
+    assert all(index.find(identity) == slot for identity, slot in model.items())
