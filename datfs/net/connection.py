@@ -69,8 +69,8 @@ class HandshakeReceived:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A message for a register; ``channel`` is *our* number for it. A large chunk in it is a view of the received bytes,
-    good until :meth:`Connection.events` ends.
+    """A message for a register; ``channel`` is *our* number for it. A large chunk in it is a view of the received
+    bytes, good until :meth:`Connection.events` ends.
     """
 
     channel: int
