@@ -8,7 +8,6 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -25,7 +24,6 @@ from datfs.errors import BadMetadata, NotADrive, ReadOnly
 from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import decode_header
-from datfs.placing import begin_writing
 from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
 
@@ -205,7 +203,6 @@ class DatClone:
         """Gives names to what is whole, and makes everything durable. Yields what waits for the disk, to be called in
         any thread, and is sent what that returned. Raises OSError; what was not done is left to the next time.
         """
-        yield partial(_begin_writing, self._files.being_written())
         metadata = self.metadata.begin_flush()  # entries come before the bits that need them
         yield metadata.sync
         metadata.finish()
@@ -287,13 +284,6 @@ class DatClone:
                 stack.callback(self._content.close)
                 stack.callback(self.flush)
         self._lock = -1
-
-
-def _begin_writing(fds: list[int]) -> None:
-    """A large file would else be written when it is whole, by a disk that had nothing to do meanwhile."""
-    for fd in fds:
-        begin_writing(fd)
-        os.close(fd)
 
 
 def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:

@@ -69,7 +69,9 @@ class HandshakeReceived:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A message for a register; ``channel`` is *our* number for it."""
+    """A message for a register; ``channel`` is *our* number for it. A large chunk in it is a view of the received
+    bytes, good until :meth:`Connection.events` ends.
+    """
 
     channel: int
     message: Message

@@ -12,11 +12,11 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datfs.net.connection import Connection, Event, MessageReceived
-from datfs.net.messages import Message
+from datfs.net.messages import Data, Message
 
 Cut = Callable[[bytes], Iterable[bytes]]
 
@@ -55,8 +55,15 @@ def feed(connection: Connection, data: bytes, cut: Cut = whole, now: float = 0.0
         view = memoryview(buffer)[: len(piece)]
         view[:] = piece
         connection.receive(view, now)
-        yield from connection.events()
+        yield from map(kept, connection.events())
         view[:] = bytes(len(piece))
+
+
+def kept(event: Event) -> Event:
+    """An event that stays as it is when the buffer is overwritten: a large chunk is a view of it."""
+    if isinstance(event, MessageReceived) and isinstance(event.message, Data) and event.message.value is not None:
+        return replace(event, message=replace(event.message, value=bytes(event.message.value)))
+    return event
 
 
 def connection(number: int = 1, key: bytes | None = None, **options: Any) -> Connection:

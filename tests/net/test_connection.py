@@ -292,6 +292,17 @@ def test_too_many_bytes_before_we_open() -> None:
     assert list(feed(end, data[before:], parts)) == []
 
 
+def test_a_chunk_that_waits_is_not_a_view() -> None:
+    """Kept for a register that is not open yet, it stays as it came when the buffer is used again."""
+    end = connection(key=KEY)
+    buffer = bytearray(greeting(frame(1, Feed(DK2)), frame(1, Data(0, bytes(100_000)))))
+    end.receive(buffer, 0.0)
+    assert list(end.events()) == OPENED
+    buffer[:] = b"\xff" * len(buffer)
+    end.open(SECOND)
+    assert list(end.events())[1:] == [MessageReceived(1, Data(0, bytes(100_000)))]
+
+
 @pytest.mark.parametrize(
     "message",
     [

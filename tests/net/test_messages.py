@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from datfs.net.messages import (
     HANDSHAKE,
     HAVE,
     INFO,
+    LARGE_VALUE,
     MAX_FIELDS,
     REQUEST,
     UNHAVE,
@@ -34,6 +36,7 @@ from datfs.net.messages import (
     Want,
     decode,
     encode,
+    encode_pieces,
     type_of,
 )
 from tests import strategies
@@ -103,11 +106,67 @@ def test_decode_reverses_encode(message: Message) -> None:
 
 @given(st.sampled_from([*range(10), EXTENSION]), strategies.messages, st.data())
 def test_decoded_values_do_not_share_the_buffer(type_: int, message: Message, data: st.DataObject) -> None:
-    """The buffer may be used again: a message that came out of it stays the same."""
+    """The buffer may be used again: a message that came out of it stays the same, but for a large chunk."""
     buffer = bytearray(encode(message))
     decoded = decode(type_of(message), memoryview(buffer))
     buffer[:] = data.draw(st.binary(min_size=len(buffer), max_size=len(buffer)))
     assert decoded == message
+
+
+LARGE = bytes(range(256)) * (LARGE_VALUE // 256)
+NODES = (TreeNode(3, b"h" * 32, 2**40), TreeNode(9, b"i" * 32, 0))
+
+
+@pytest.mark.parametrize("index", [0, 127, 128, 2**53 - 1])
+@pytest.mark.parametrize("signature", [None, b"s" * 64])
+@pytest.mark.parametrize("nodes", [(), NODES])
+def test_a_large_chunk_is_not_copied(index: int, signature: bytes | None, nodes: tuple[TreeNode, ...]) -> None:
+    """It goes out as the object that it is, and comes in as a view; the bytes are those that protobuf makes."""
+    message = Data(index, LARGE, nodes, signature)
+    pieces = encode_pieces(message)
+    assert any(piece is LARGE for piece in pieces)
+    payload = bytearray(b"".join(pieces))
+    assert payload == encode(message)
+    decoded = decode(DATA, memoryview(payload))
+    assert decoded == message
+    assert isinstance(decoded, Data)
+    assert isinstance(decoded.value, memoryview)
+    assert decoded.value.obj is payload
+
+
+data_fields = st.sampled_from(
+    [
+        b"\x08\x05",
+        b"\x08\x80\x01",
+        b"\x88\x00\x05",  # the tag in more bytes than it needs
+        b"\x12\x01x",
+        b"\x12\x80\x80\x01" + LARGE,
+        b"\x12\xff\xff\x7f" + LARGE,  # says that it is longer than it is
+        b"\x1a\x26\x08\x03\x12\x20" + b"h" * 32 + b"\x18\x07",
+        b"\x1a\x02\x08\x03",  # a node that lacks what it needs
+        b"\x22\x40" + b"s" * 64,
+        b"\x2a\x03new",
+        b"\x30",
+        b"",
+    ]
+)
+
+
+@given(st.lists(data_fields, max_size=6))
+def test_large_data_in_any_order(fields: list[bytes]) -> None:
+    """However a message is put together, it is what protobuf makes of it."""
+    payload = b"".join([*fields, b"\x2a\x80\x80\x01" + LARGE])
+    try:
+        wire = wire_pb2.Data.FromString(payload)
+    except DecodeError:
+        wire = None
+    decoded = decode(DATA, memoryview(payload))
+    if wire is None or not wire.IsInitialized():
+        assert decoded is None
+        return
+    nodes = tuple(TreeNode(node.index, node.hash, node.size) for node in wire.nodes)
+    value = wire.value if wire.HasField("value") else None
+    assert decoded == Data(wire.index, value, nodes, wire.signature if wire.HasField("signature") else None)
 
 
 @pytest.mark.parametrize(
