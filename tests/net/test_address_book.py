@@ -99,7 +99,8 @@ class Life(RuleBasedStateMachine):
             assert self.known.state is AddressState.NEW
             assert self.book.hopeful(self.now + GRACE - 0.1)
         elif event is AddressEvent.RETREAT:
-            self.failures = 1 if after > BACKOFF_MOST else self.failures + 1
+            # Not "after", which may be off by a rounding.
+            self.failures = 1 if self.now - self.known.connected_at > BACKOFF_MOST else self.failures + 1
 
     @rule(event=st.sampled_from((AddressEvent.WANT, AddressEvent.FIND)))
     def wish(self, event: AddressEvent) -> None:
