@@ -132,6 +132,10 @@ class OpenDrive:
         """Will be flushed and closed with the rest."""
         self._registers.append(register)
 
+    def vouches(self, offset: int, size: int) -> bool:
+        """See :meth:`datfs.working_files.WorkingFiles.vouches`; those that are the content now."""
+        return self.working is not None and self.working.vouches(offset, size)
+
     def facts(self) -> dict[bytes, bytes]:
         """Extended attributes of the root: what a person or a test may want to know of the drive as a whole."""
         swarm = self.swarm
@@ -295,6 +299,7 @@ async def _open(
         opened.add_register(register)
         shared = store.cached and store.read_only
         content = SparseRegister(register, source, name="content", trusted=store.working is None and not shared)
+        content.vouched = opened.vouches
         content.patience = options.timeout / 3
         content.shared = shared
         if keeper is not None:

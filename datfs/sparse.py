@@ -90,6 +90,8 @@ class SparseRegister:
 
     ``name``: "metadata" or "content", for messages. ``trusted``: False if the bytes in the store may have been
     changed by others since they were verified (files of a working folder), so that readers must hash them.
+    ``vouched`` tells of bytes that were just read, by offset and size, whether there is good reason to believe that
+    they are those that were verified: enough for peers, who hash what they get.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class SparseRegister:
         self.register = register
         self.name = name
         self.trusted = trusted
+        self.vouched: Callable[[int, int], bool] = lambda offset, size: False
         self.patience = 10.0  # seconds after which a late answer is asked for elsewhere, whatever is usual: well before
         # the deadline of readers, of which whoever knows it takes a third
         self.source = source

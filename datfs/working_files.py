@@ -3,7 +3,7 @@
 Maps a byte range of the register to the file that the metadata names for it. The bitfield of such a folder says what
 was there once; only the newest bytes of a path still are, so chunks whose file was replaced, deleted or cut are taken
 as not held. Nothing is written. What is read may have been edited since it was signed, so readers hash it
-(``trusted=False``).
+(``trusted=False``); what is sent to peers, who do so too, is not hashed again if the file is noted as unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datfs.errors import BadMetadata, CorruptStorage, Gone, ReadOnly
-from datfs.metadata import SAFE_INTEGER, Stat, decode_record, valid_component
+from datfs.folder import seen_notes
+from datfs.hashed_file import marks_of
+from datfs.metadata import SAFE_INTEGER, Stat, decode_record, name_of, valid_component
 from datfs.metadata import Path as DrivePath
 from datfs.register import Register
 from datfs.sleep import HEADER_BYTES, BitfieldFile
@@ -59,6 +61,7 @@ class WorkingFiles:
         self._by_start = {file.start: file for file in self.files}
         self._starts = [file.start for file in self.files]
         self._fds: dict[DrivePath, int] = {}
+        self._notes = seen_notes.load(folder / ".dat" / seen_notes.NAME)
 
     # -- what is there
 
@@ -120,16 +123,25 @@ class WorkingFiles:
             at = max(at, stop)
         bits.set_data_range(at, len(bits.data), False)
 
+    def vouches(self, offset: int, size: int) -> bool:
+        """Whether bytes that were just read are, as the notes and the marks of their file tell, those of the drive.
+
+        A program that changes a file without its times telling can deceive this: for what others verify anyway.
+        """
+        file = self._file_at(offset)
+        if file is None or offset + size > file.stop or (fd := self._fds.get(file.path)) is None:
+            return False
+        return self._notes.get(name_of(file.path)) == (file.start, *marks_of(os.fstat(fd)))
+
     # -- RandomAccess
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the register; short where no file has them. Raises OSError of the files."""
         pieces: list[bytes] = []
         while length > 0:
-            at = bisect.bisect_right(self._starts, offset) - 1
-            if at < 0 or offset >= self.files[at].stop:
+            file = self._file_at(offset)
+            if file is None:
                 break
-            file = self.files[at]
             piece = self._read_file(file.path, offset - file.start, min(length, file.stop - offset))
             if not piece:
                 break
@@ -137,6 +149,10 @@ class WorkingFiles:
             offset += len(piece)
             length -= len(piece)
         return b"".join(pieces)
+
+    def _file_at(self, offset: int) -> WorkingFile | None:
+        at = bisect.bisect_right(self._starts, offset) - 1
+        return self.files[at] if at >= 0 and offset < self.files[at].stop else None
 
     def _read_file(self, path: DrivePath, offset: int, length: int) -> bytes:
         fd = self._fds.get(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from datfs.metadata import Stat
 from datfs.register import Register
 from datfs.store import folder_store
 from datfs.working_files import WorkingFiles, working_content
+from tests.folder.kit import Kit
 from tests.vector_drives import DRIVES, copy_drive
 
 
@@ -44,6 +46,33 @@ def test_the_bytes_are_those_of_the_register() -> None:
             (len(data), 1),
         ):
             assert files.read(start, size) == data[start : start + size]
+
+
+def test_files_are_vouched_for_while_they_are_as_noted(tmp_path: Path) -> None:
+    """By size, times and inode of the file that was read; without a note never, nor beyond the file."""
+    kit = Kit(tmp_path)
+    for name in ("a", "b"):
+        kit.write(name, name.encode() * 70_000)
+    kit.commit()
+    with opened(kit.folder) as (content, files):
+        assert not files.vouches(0, 65_536), "it was not read"
+        assert [len(content.get(index)) for index in range(4)] == [65_536, 4464] * 2
+        assert files.vouches(0, 65_536)
+        assert files.vouches(65_536, 4464)
+        assert not files.vouches(65_536, 4465)
+        assert not files.vouches(140_000, 1)
+        found = (kit.folder / "a").stat()
+        with (kit.folder / "a").open("r+b") as file:
+            file.write(b"x")
+        os.utime(kit.folder / "a", ns=(found.st_atime_ns, found.st_mtime_ns))
+        assert not files.vouches(0, 65_536), "its ctime tells"
+        assert files.vouches(70_000, 65_536)
+        (kit.folder / "b").unlink()
+        assert not files.vouches(70_000, 65_536), "what was read may be another file by now"
+    (kit.folder / ".dat" / "datfs.seen").unlink()
+    with opened(kit.folder) as (content, files):
+        assert content.get(0)
+        assert not files.vouches(0, 65_536)
 
 
 def test_every_chunk_of_an_untouched_folder_is_held() -> None:

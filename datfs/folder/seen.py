@@ -11,36 +11,32 @@ from __future__ import annotations
 
 import os
 import stat as stat_bits
-from contextlib import suppress
 from pathlib import Path
 
 from datfs.confined import ConfinedFolder
 from datfs.crypto import leaf_hash
-from datfs.folder.private_files import write_whole
+from datfs.folder import seen_notes
 from datfs.folder.told import Nobody, Told
 from datfs.hashed_file import marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import Stat, name_of
 from datfs.register import Register
 
-NAME = "datfs.seen"
 RACY_MS = 50
 """A file written less than so long before it was read may be written again without its times telling (they are
 those of the kernel's last tick)."""
-
-_HEADER = b"datfs seen 1\n"
 
 
 class Seen:
     """The notes of a folder, and the judgement that they save. ``now``: the clock, in ms since 1970."""
 
     def __init__(self, base: Path, files: ConfinedFolder, content: Register, now: int) -> None:
-        self._file = base / NAME
+        self._file = base / seen_notes.NAME
         self._files = files
         self._content = content
         self._now = now
         self._told: Told = Nobody()
-        self._notes = _load(self._file)
+        self._notes = seen_notes.load(self._file)
         self._changed = False
 
     def start(self, now: int, told: Told) -> None:
@@ -77,9 +73,7 @@ class Seen:
     def save(self) -> None:
         """Keeps the notes for the next time, if the disk lets us."""
         if self._changed:
-            lines = [b"%d %d %d %d %d %d " % note + name.hex().encode() for name, note in self._notes.items()]
-            with suppress(OSError):
-                write_whole(self._file, _HEADER + b"\n".join(lines) + b"\n")
+            seen_notes.save(self._file, self._notes)
             self._changed = False
 
     def _same_bytes(self, path: DrivePath, stat: Stat) -> bool:
@@ -100,17 +94,3 @@ class Seen:
             return not os.read(fd, 1)
         finally:
             os.close(fd)
-
-
-def _load(path: Path) -> dict[bytes, tuple[int, ...]]:
-    try:
-        header, *lines = path.read_bytes().split(b"\n")
-        if header + b"\n" != _HEADER or not lines or lines.pop():
-            return {}
-        notes = {}
-        for line in lines:
-            *numbers, name = line.split(b" ")
-            notes[bytes.fromhex(name.decode())] = tuple(map(int, numbers))
-        return notes
-    except (OSError, ValueError):
-        return {}  # it saves work, no more

@@ -13,7 +13,7 @@ from datfs.crypto import key_pair
 from datfs.dat_folder import create_dat_folder, open_dat_folder
 from datfs.folder.committing import Report, WorkingFolder
 from datfs.folder.compare import Kind
-from datfs.folder.seen import NAME as SEEN
+from datfs.folder.seen_notes import NAME as SEEN
 from datfs.folder.staged import NAME as STAGED
 from datfs.metadata import name_of
 from tests.dat_folders import files_in

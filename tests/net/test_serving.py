@@ -109,6 +109,30 @@ def test_changed_files_are_not_sent() -> None:
     assert upload.answer_next() == Unhave(3)
 
 
+def test_what_is_vouched_for_is_not_hashed_again() -> None:
+    """The chunk's own place is asked about, after it was read."""
+    register = make_register(CHUNKS)
+    asked: list[tuple[int, int]] = []
+
+    def vouched(offset: int, size: int) -> bool:
+        asked.append((offset, size))
+        return offset == register.byte_offset(3)
+
+    upload = upload_of(register, trusted=False)
+    upload.register.vouched = vouched
+    for index in (3, 4, len(CHUNKS) - 1):
+        register._data.write(register.byte_offset(index), b"?")
+    for index in (3, 4, len(CHUNKS) - 1):
+        upload.on_request(Request(index))
+    found = upload.answer_next()
+    assert isinstance(found, Data)
+    assert found.value is not None
+    assert bytes(found.value[:1]) == b"?", "the test shows nothing if it was compared"
+    assert upload.answer_next() == Unhave(4)
+    assert upload.answer_next() == Unhave(len(CHUNKS) - 1)
+    assert asked == [(register.byte_offset(index), register.size_of(index)) for index in (3, 4, len(CHUNKS) - 1)]
+
+
 class Asker:
     """A peer that asks by script, over a memory stream, of a swarm that serves ``register``."""
 
