@@ -54,6 +54,7 @@ class FolderGrowth:
         try:
             return self._take_over()
         except ForkedRegister:
+            self._marks = None  # whoever looks next is told too
             raise
         except (DatfsError, OSError) as error:
             log.debug("the folder is looked at again: %s", error)

@@ -123,6 +123,7 @@ async def _until_stopped(opened: OpenDrive, working: WorkingFolder | None, as_js
                 nursery.start_soon(_live_line, console, swarm)
             if opened.store.read_only and opened.store.folder is not None:
                 growth = FolderGrowth(opened)
+                swarm.refresh = growth.look  # who calls just after a commit gets it
                 nursery.start_soon(guarded, growth.follow)
                 if working is not None:
                     nursery.start_soon(guarded, partial(_watch, working, growth, until, as_json))

@@ -52,7 +52,8 @@ class Swarm:
     ``upload``: answer requests of peers. ``rng``: for ids and nonces. ``outcomes``: who remembers addresses that
     worked. ``up``, ``down``: limits on what is sent and received by all connections together, in bytes per second,
     at least :data:`~datfs.net.rate_limit.RATE_LEAST`. ``search_alone``: this machine is on no network; seconds for
-    which readers have hope even so that somebody is found.
+    which readers have hope even so that somebody is found. ``refresh`` is called before a new peer is told what is
+    here, for whose registers others append to.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Swarm:
         self.up = RateLimit(up) if up is not None else None
         self.down = RateLimit(down) if down is not None else None
         self.meters = Meters()  # of all connections, those that ended included
+        self.refresh: Callable[[], object] = lambda: None
         self._rng = rng
         self._places = Places()
         self._dialer = Dialer(self, discoveries, connect, self._places, self.meters, outcomes)
@@ -382,6 +384,7 @@ class Swarm:
                 if not self._replaces(session, other, peer_id):
                     raise RemoteProtocolError("already connected to this peer")
                 other.end(RemoteProtocolError("there is a newer connection to this peer"))
+        self.refresh()
         may_be_doubled = bool(self.listening) if session.dialed else self._dialer.searches
         return DOUBLE_SECONDS if may_be_doubled and session.dialed != (self.id < peer_id) else 0.0
 
