@@ -23,11 +23,14 @@ SEED_BYTES = 32
 Buffer = bytes | bytearray | memoryview
 
 _sodium = load()
-_init = _sodium.crypto_generichash_init
+# Python's lock is let go for a chunk only: to get it back can take longer than a small call.
+_locked = ctypes.PyDLL(None, handle=_sodium._handle)
+_init = _locked.crypto_generichash_init
+_prefix = _locked.crypto_generichash_update
 _update = _sodium.crypto_generichash_update
-_final = _sodium.crypto_generichash_final
+_final = _locked.crypto_generichash_final
 _init.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-_update.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulonglong]
+_prefix.argtypes = _update.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulonglong]
 _final.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _STATE_BYTES = _sodium.crypto_generichash_statebytes()
 ALIGNMENT = 64  # of such a state
@@ -64,7 +67,7 @@ def leaf_hash(value: Buffer) -> bytes:
     state = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
     digest = ctypes.create_string_buffer(HASH_BYTES)
     _init(state, None, 0, HASH_BYTES)
-    _update(state, b"\0" + size.to_bytes(8, "big"), 9)
+    _prefix(state, b"\0" + size.to_bytes(8, "big"), 9)
     _update(state, address, size)
     _final(state, digest, HASH_BYTES)
     return digest.raw

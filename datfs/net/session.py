@@ -44,7 +44,8 @@ from datfs.sparse import SparseRegister
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_FIRST = 64 * 1024
+RECEIVE_MOST = 1024 * 1024  # for a peer that sends as much as we can take: what comes together costs less
 SEND_BYTES = 1024 * 1024  # answers are made while less than this waits to be sent
 SEND_PIECE = 256 * 1024
 UNSENT_MOST = 4096  # messages; from a peer that makes us say so much and does not read it, nothing more is read
@@ -232,11 +233,10 @@ class Session:
             self.end(error)
 
     async def _read(self) -> None:
-        buffer = bytearray(RECEIVE_BYTES)
-        view = memoryview(buffer)
-        piece = view if self._down is None else view[: self._down.piece]
+        view = memoryview(bytearray(RECEIVE_FIRST))
         connection = self.connection
         while True:
+            piece = view if self._down is None else view[: self._down.piece]
             count = await receive_into(self._stream, piece)
             if not count:
                 connection.receive_eof()
@@ -250,6 +250,8 @@ class Session:
                     self.flush()
                     await self._until_clear()
             self.flush()
+            if count == len(view) < RECEIVE_MOST:
+                view = memoryview(bytearray(2 * count))
             if self._down is not None:
                 await self._listen_later(self._down.take(count, self.heard))
 
