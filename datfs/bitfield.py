@@ -30,7 +30,7 @@ class Bitfield:
     def get(self, index: int) -> bool:
         """Whether the bit is set."""
         bits = self._bits
-        return index < len(bits) and bool(bits[index])
+        return index < len(bits) and bits[index] == 1
 
     def set(self, index: int, on: bool = True) -> bool:
         """Sets or clears a bit; True if that changed it."""

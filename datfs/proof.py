@@ -92,17 +92,18 @@ def digest(held: Presence, index: int) -> int:
     if has(index):
         return 1
     result, bit = 0, 2
-    sibling, parent = flat.sibling(index), flat.parent(index)
+    width = 2  # of what lies below a sibling; :mod:`datfs.flat` in place, as this is asked for each chunk
+    sibling, parent = index ^ width, (index | 1) & ~width
     limit = max(sibling + 2, len(held))
-    while flat.right_span(sibling) < limit or flat.left_span(parent) > 0:
+    while sibling - 1 + width // 2 < limit or parent + 1 > width:
         if has(sibling):
             result += bit
         if has(parent):
             result += 2 * bit
             result |= 1
             return 1 if result + 1 == 4 * bit else result
-        sibling = flat.sibling(parent)
-        parent = flat.parent(parent)
+        width *= 2
+        sibling, parent = parent ^ width, (parent | width // 2) & ~width
         bit *= 2
     return result
 

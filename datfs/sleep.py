@@ -6,6 +6,7 @@ the register decides what reaches the disk in which order (``docs/storage.md``).
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from enum import IntEnum
 from itertools import groupby
 
 from datfs.bitfield import Bitfield
-from datfs.crypto import SIGNATURE_BYTES, TreeNode
+from datfs.crypto import HASH_BYTES, SIGNATURE_BYTES, TreeNode
 from datfs.errors import BadStore
 from datfs.storage import Buffer, RandomAccess, Syncer
 
 MAGIC = b"\x05\x02\x57"
 HEADER_BYTES = 32
-NODE_BYTES = 40
+_NODE = struct.Struct(f">{HASH_BYTES}sQ")
+_NO_HASH = bytes(HASH_BYTES)
+NODE_BYTES = _NODE.size
 ALGORITHM_MOST = 24
 
 
@@ -178,12 +181,10 @@ class NodeFile(SleepFile):
     def get(self, index: int) -> TreeNode | None:
         """The node, None if nothing is stored there."""
         number, slot = divmod(index, NODES_PER_PAGE)
-        data = self._page(number).data
-        at = slot * NODE_BYTES
-        entry = bytes(data[at : at + NODE_BYTES])
-        if not any(entry):
+        digest, size = _NODE.unpack_from(self._page(number).data, slot * NODE_BYTES)
+        if not size and digest == _NO_HASH:
             return None
-        return TreeNode(index, entry[:32], int.from_bytes(entry[32:], "big"))
+        return TreeNode(index, digest, size)
 
     def leaf_sizes(self, first: int, stop: int) -> list[int]:
         """The sizes of chunks ``first .. stop-1``, 0 where nothing is stored."""

@@ -353,9 +353,11 @@ def _data(wire: wire_pb2.Data) -> Data:
     _need_numbers("Data", wire.index)
     nodes = []
     for node in wire.nodes:
-        _need_numbers("Data", node.index, node.size)
-        _need_length("Data", "hash", node.hash, HASH_BYTES)
-        nodes.append(TreeNode(node.index, node.hash, node.size))
+        index, digest, size = node.index, node.hash, node.size
+        if index > MAX_NUMBER or size > MAX_NUMBER or len(digest) != HASH_BYTES:
+            _need_numbers("Data", index, size)
+            _need_length("Data", "hash", digest, HASH_BYTES)
+        nodes.append(TreeNode(index, digest, size))
     signature = wire.signature if wire.HasField("signature") else None
     if signature is not None:
         _need_length("Data", "signature", signature, SIGNATURE_BYTES)
