@@ -238,6 +238,10 @@ class ClonedContent(FolderContent):
         times = mtime_ns(stat.mtime)
         os.utime(fd, ns=(times, times))
 
+    def being_written(self) -> list[int]:
+        """The parts that are open, as file descriptors of their own, for :func:`datfs.placing.begin_writing`."""
+        return [os.dup(fd) for fd in self._part_fds.values()]
+
     # -- names
 
     def sync_parts(self, extents: Sequence[Extent]) -> None:

@@ -47,6 +47,7 @@ BATCHES_AHEAD = 2  # besides, so that every peer always has something to be aske
 METADATA_AHEAD = 8192  # chunks
 FLUSH_SECONDS = 1.0  # between two flushes, or
 FLUSH_SHARE = 5  # so many times what the last one took, if that is more: a slow disk has other things to do
+SEND_SECONDS = 0.25  # between two times that the disk is asked to begin
 SETTLE_SECONDS = 5.0  # for answers that are on their way when a newer version comes
 LOOK_SECONDS = 2.0  # between two looks at what is in the way
 LOOKED_AT_MOST = 256  # paths
@@ -284,7 +285,7 @@ class Clone:
         async def run() -> None:
             pause = FLUSH_SECONDS
             while True:
-                await trio.sleep(pause)
+                await self._send_out(pause)
                 began = trio.current_time()
                 try:
                     await self._flush()
@@ -305,6 +306,17 @@ class Clone:
             raise failed[0]
         if error is not None:
             raise error
+
+    async def _send_out(self, pause: float) -> None:
+        """Waits for a flush. A disk that keeps up has less to do at the end if it begins with large files meanwhile.
+
+        On one that does not, the flush of their hashes would have to wait for them, and more come again after a crash.
+        """
+        with trio.move_on_after(pause):
+            while True:
+                await trio.sleep(SEND_SECONDS if pause == FLUSH_SECONDS else pause)
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self.files.sending_out())
 
     async def _flush(self) -> None:
         async with self._disk:

@@ -8,6 +8,7 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -24,6 +25,7 @@ from datfs.errors import BadMetadata, NotADrive, ReadOnly
 from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import decode_header
+from datfs.placing import begin_writing
 from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
 
@@ -223,6 +225,10 @@ class DatClone:
         yield pending.sync
         pending.finish()
 
+    def sending_out(self) -> Callable[[], None]:
+        """What makes the bytes of parts set out for the disk before they are whole; to be called in any thread."""
+        return partial(_begin_writing, self._files.being_written())
+
     def _vouch_in_place(self, content: Register, extent: Extent) -> None:
         """What came of a file that is finished in its place; the flush syncs the file before the bits."""
         first, stop = extent.first, extent.first + extent.blocks
@@ -284,6 +290,12 @@ class DatClone:
                 stack.callback(self._content.close)
                 stack.callback(self.flush)
         self._lock = -1
+
+
+def _begin_writing(fds: list[int]) -> None:
+    for fd in fds:
+        begin_writing(fd)
+        os.close(fd)
 
 
 def run_here(steps: Generator[Callable[[], Any], Any, None]) -> None:

@@ -20,6 +20,7 @@ Replaceable = Mapping[Path, Marks | None]
 """Paths of files that may be replaced: just those with these marks, or with None whatever is there."""
 
 _NOREPLACE = 1
+_SYNC_FILE_RANGE_WRITE = 2
 _COPY_BYTES = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,6 +115,14 @@ def sync_files(folder: int, names: list[bytes]) -> None:
             os.fdatasync(fd)
         finally:
             os.close(fd)
+
+
+def begin_writing(fd: int) -> None:
+    """sync_file_range(2): what was written to a file sets out for the disk, which then has less to do at the end.
+
+    It promises nothing, and a file system that cannot do it does not matter. May be called from another thread.
+    """
+    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def _rename(source: int, name: bytes, parent: int, to: bytes, *, replace: bool) -> None:
