@@ -30,6 +30,7 @@ from datfs.storage import Buffer
 PARTS = "datfs.parts"
 
 _DISK_FAILS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
+LARGE = 64 << 20
 _FILE_MODE = 0o666
 _OWN_ACCESS = 0o600  # whatever the drive says, its copy can be brought up to date
 
@@ -238,9 +239,18 @@ class ClonedContent(FolderContent):
         times = mtime_ns(stat.mtime)
         os.utime(fd, ns=(times, times))
 
-    def being_written(self) -> list[int]:
-        """The parts that are open, as file descriptors of their own, for :func:`datfs.placing.begin_writing`."""
-        return [os.dup(fd) for fd in self._part_fds.values()]
+    def being_written(self) -> list[tuple[int, bool]]:
+        """The parts that are open, as file descriptors of their own, and whether they are large."""
+        return [(os.dup(fd), self._is_large(seq)) for seq, fd in self._part_fds.items()]
+
+    def _is_large(self, seq: int) -> bool:
+        """Whether a part is of a file so large that it is not kept in memory for whoever reads it next.
+
+        Else it takes the place of what others have there; and memory that nobody had before costs more than the disk
+        where the machine is a virtual one.
+        """
+        part = self._parts.get(seq)
+        return part is not None and part.extent.stop - part.extent.start >= LARGE
 
     # -- names
 

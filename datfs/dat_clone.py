@@ -9,7 +9,7 @@ the drive has no more. Interrupted anywhere, every name has a whole file, old or
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from datfs.errors import BadMetadata, NotADrive, ReadOnly
 from datfs.hashed_file import Marks, marks_of
 from datfs.metadata import Path as DrivePath
 from datfs.metadata import decode_header
-from datfs.placing import begin_writing
+from datfs.placing import send_out
 from datfs.register import ChunkMissing, Register
 from datfs.storage import FileStorage, directory_storage
 
@@ -227,7 +227,7 @@ class DatClone:
 
     def sending_out(self) -> Callable[[], None]:
         """What makes the bytes of parts set out for the disk before they are whole; to be called in any thread."""
-        return partial(_begin_writing, self._files.being_written())
+        return partial(_send_out, self._files.being_written())
 
     def _vouch_in_place(self, content: Register, extent: Extent) -> None:
         """What came of a file that is finished in its place; the flush syncs the file before the bits."""
@@ -292,9 +292,9 @@ class DatClone:
         self._lock = -1
 
 
-def _begin_writing(fds: list[int]) -> None:
-    for fd in fds:
-        begin_writing(fd)
+def _send_out(parts: Sequence[tuple[int, bool]]) -> None:
+    for fd, large in parts:
+        send_out(fd, let_go=large)
         os.close(fd)
 
 

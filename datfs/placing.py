@@ -117,12 +117,16 @@ def sync_files(folder: int, names: list[bytes]) -> None:
             os.close(fd)
 
 
-def begin_writing(fd: int) -> None:
-    """sync_file_range(2): what was written to a file sets out for the disk, which then has less to do at the end.
+def send_out(fd: int, *, let_go: bool) -> None:
+    """What was written to a file sets out for the disk (sync_file_range(2)), which then has less to do at the end.
 
-    It promises nothing, and a file system that cannot do it does not matter. May be called from another thread.
+    ``let_go``: what has got there leaves the memory. Promises nothing, and a file system that cannot do it does not
+    matter. May be called from another thread.
     """
     _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+    if let_go:
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _rename(source: int, name: bytes, parent: int, to: bytes, *, replace: bool) -> None:
