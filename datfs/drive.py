@@ -47,7 +47,7 @@ from datfs.metadata import (
 )
 from datfs.neighbours import Neighbours
 from datfs.open_file import OpenFile
-from datfs.path_index import Change, Child, Steps
+from datfs.path_index import Change, Steps
 from datfs.register import ChunkMissing
 from datfs.sparse import SparseRegister
 from datfs.text import show_path
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
-READ_TOGETHER = 64  # metadata chunks
+READ_TOGETHER = 256  # metadata chunks
 RECORD_OVERHEAD = 520  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
 NAMES_KEPT = 125_000  # entries in kept listings, 370 bytes each: 45 MB
@@ -363,16 +363,15 @@ class DriveTree:
         children = await drive.run(
             path_index.child_entries(drive.record, self.version, parent, drive.plain_files(parent))
         )
-        entries = {child.name: self._child(parent, child) for child in children}
+        key = drive.key
+        entries = {
+            name: _file(key, (*parent, name), seq, stat)
+            if kind == "file" and stat is not None
+            else _directory((*parent, name), stat, drive.record(newest))
+            for name, kind, seq, stat, newest in children
+        }
         self._listings.keep(parent, entries)
         return list(entries.values())
-
-    def _child(self, parent: Path, child: Child) -> Entry:
-        path = (*parent, child.name)
-        if child.kind == "directory":
-            return _directory(path, child.stat, self.drive.record(child.newest))
-        assert child.stat is not None
-        return _file(self.drive.key, path, child.seq, child.stat)
 
     async def open(self, entry: Entry) -> OpenFile:
         """See :meth:`datfs.vfs.FileTree.open`."""
@@ -486,7 +485,8 @@ def _file(key: bytes, path: Path, seq: int, stat: Stat) -> Entry:
     mtime = mtime_ns(stat.mtime)
     # One object for both times where they are equal: there may be a million of these.
     ctime = mtime if stat.ctime == stat.mtime else mtime_ns(stat.ctime)
-    return Entry(path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (key, seq))
+    # Half the time of Entry(...), once for each name of a listing.
+    return tuple.__new__(Entry, (path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (key, seq)))
 
 
 def _directory(path: Path, stat: Stat | None, newest: Record | None) -> Entry:

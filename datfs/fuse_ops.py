@@ -155,26 +155,36 @@ class Appearance:
     cache_seconds: float = CACHE_SECONDS
 
     def attributes(self, entry: Entry, number: int) -> EntryAttributes:
-        """``entry`` as stat(2) shows it. Values are cut to what the binding takes, which has no guard."""
+        """``entry`` as stat(2) shows it."""
+        return self.show(self.blank(), entry, number)
+
+    def blank(self) -> EntryAttributes:
+        """What all entries have in common."""
         attr = EntryAttributes()
+        # 1 says of a directory that its subdirectories were not counted; 2 would say that there are none.
+        attr.st_nlink = 1
+        attr.st_uid = self.uid
+        attr.st_gid = self.gid
+        attr.st_blksize = _BLOCK_SIZE
+        attr.entry_timeout = attr.attr_timeout = self.cache_seconds
+        return attr
+
+    def show(self, attr: EntryAttributes, entry: Entry, number: int) -> EntryAttributes:
+        """Adds what makes ``entry`` itself. Values are cut to what the binding takes, which has no guard."""
         directory = entry.kind is Kind.DIRECTORY
-        size = 0 if directory else _within(entry.size)
+        size, mtime, ctime = 0 if directory else entry.size, entry.mtime_ns, entry.ctime_ns
+        if not (0 <= size <= _MOST and 0 <= mtime <= _MOST and 0 <= ctime <= _MOST):
+            size, mtime, ctime = _within(size), _within(mtime), _within(ctime)
         attr.st_ino = number
         # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
         attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (
             entry.permissions & PERMISSIONS_SHOWN & ~self.umask
         )
-        # 1 says of a directory that its subdirectories were not counted; 2 would say that there are none.
-        attr.st_nlink = 1
-        attr.st_uid = self.uid
-        attr.st_gid = self.gid
         attr.st_size = size
         # Those of the whole file however little is here: "tar -S" writes a file without blocks as zeros.
         attr.st_blocks = (size + 511) // 512
-        attr.st_blksize = _BLOCK_SIZE
-        attr.st_mtime_ns = attr.st_atime_ns = _within(entry.mtime_ns)
-        attr.st_ctime_ns = _within(entry.ctime_ns)
-        attr.entry_timeout = attr.attr_timeout = self.cache_seconds
+        attr.st_mtime_ns = attr.st_atime_ns = mtime
+        attr.st_ctime_ns = ctime
         return attr
 
     def no_such_name(self) -> EntryAttributes:
@@ -441,11 +451,12 @@ class Operations(pyfuse3.Operations):
                     return
         entries = listing.entries
         number_of, taken = self.inodes.number_of, self.inodes.taken
-        attributes, reply = look.attributes, pyfuse3.readdir_reply
+        show, reply = look.show, pyfuse3.readdir_reply
+        attr = look.blank()  # one for all, as the answer has copies
         for place in range(max(start_id - DOTS, 0), len(entries)):
             entry = entries[place]
             number = number_of(entry)
-            if not reply(token, entry.path[-1], attributes(entry, number), place + DOTS + 1):
+            if not reply(token, entry.path[-1], show(attr, entry, number), place + DOTS + 1):
                 break
             taken(number, entry)
 

@@ -8,7 +8,7 @@ checked and skipped in strides, without decoding, and one list is decoded at a t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, chain, islice, pairwise
 
 from datfs import varint
 
@@ -62,12 +62,34 @@ class Siblings:
 
     def __init__(self, level: int) -> None:
         self._level = level
-        self._upper = b""  # of the entry before: all but the lists of its directory and of itself
+        # Of the entry before: all but the lists of its directory and of itself, and the numbers of the former.
+        self._upper = b""
+        self._numbers = b""
+        self._count = 0
 
     def is_alone(self, index: bytes) -> bool:
         """Whether no other chunk stands in the entry's own list. Raises ValueError, or is False, where survey does."""
         if not index:
             return True
+        start = len(self._upper)
+        if start and index.startswith(self._upper) and start < len(index) and (count := index[start]) < 0x80:
+            # In the order in which they were written each has the numbers of the one before, and that one's own.
+            known = self._numbers
+            if count >= self._count and index.startswith(known, start + 1):
+                offset = start + 1 + len(known)
+                rest = index[offset:]
+                more = count - self._count
+                if rest.isascii():
+                    if len(rest) < more:
+                        raise ValueError("a list is longer than the index")
+                    offset += more
+                elif _LONG_VARINT not in rest.translate(_IS_CONTINUATION):
+                    offset = skip(index, offset, more)
+                else:
+                    raise ValueError("a number is too large")
+                self._numbers, self._count = index[start + 1 : offset], count
+                return offset >= len(index) or not index[offset]
+        self._numbers, self._count = b"", 0
         if not index.isascii() and _LONG_VARINT in index.translate(_IS_CONTINUATION):
             raise ValueError("a number is too large")
         if self._upper and index.startswith(self._upper):
@@ -153,13 +175,20 @@ def _list_at(index: bytes, offset: int, flags: int, own: int) -> tuple[tuple[int
     end = skip(index, offset, length)
     raw = index[offset:end]
     # No more than ``own`` of them can be right, which bounds the memory that a list of nonsense takes.
-    differences = islice(raw if raw.isascii() else _varints(raw), own)
+    differences = islice(raw if raw.isascii() else _differences(raw), own)
     numbers = list(accumulate(differences))
     if 0 in raw or (numbers and numbers[-1] > own):
         numbers = list(dict.fromkeys(number for number in numbers if 0 < number <= own))
     if flags & 1 and (not numbers or numbers[-1] != own):
         numbers.append(own)
     return tuple(numbers), end
+
+
+def _differences(raw: bytes) -> Iterable[int]:
+    first, offset = varint.decode(raw, 0)
+    rest = raw[offset:]
+    # Most lists: chunks of one time, far from the first one of the drive and close to each other.
+    return chain((first,), rest) if rest.isascii() else _varints(raw)
 
 
 def _varints(raw: bytes) -> Iterable[int]:

@@ -11,6 +11,7 @@ nothing else; what does decode is bounded, in time and memory, by a small multip
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,6 +33,7 @@ CHUNK_LIMIT = 8 * 1024 * 1024  # bytes; larger ones do not fit a wire message (w
 SAFE_INTEGER = 2**53 - 1  # the reference's numbers are doubles: nothing it wrote is larger
 LAST_MS = 253_402_300_799_999  # the last millisecond of the year 9999, as far as most tools can print
 
+_VALID = re.compile(rb"(?!\.{1,2}\Z)[^\0/]{1,%d}" % COMPONENT_LIMIT).fullmatch
 _TYPE_MASK = 0o170000
 _FILE = 0o100000
 _KINDS: dict[int, EntryKind] = {_FILE: "file", 0o040000: "directory"}
@@ -61,13 +63,7 @@ def name_of(path: Path) -> bytes:
 
 def valid_component(component: bytes) -> bool:
     """Whether a file system can show the component; entries with others are hidden (drive.md section 9)."""
-    return (
-        0 < len(component) <= COMPONENT_LIMIT
-        and b"\0" not in component
-        and b"/" not in component
-        and component != b"."
-        and component != b".."
-    )
+    return _VALID(component) is not None
 
 
 def path_of(path: str | bytes) -> Path:
@@ -167,18 +163,23 @@ def _stat(data: bytes) -> Stat:
         message = drive_pb2.Stat.FromString(data)
     except DecodeError:
         raise BadMetadata("an entry's attributes do not decode") from None
-    if not message.HasField("mode"):
+    mode = message.mode
+    if not mode and not message.HasField("mode"):
         raise BadMetadata("an entry's attributes do not decode: they have no mode")
-    return Stat(
-        message.mode,
-        message.uid,
-        message.gid,
-        message.size,
-        message.blocks,
-        message.offset,
-        message.byte_offset,
-        message.mtime,
-        message.ctime,
+    # Half the time of Stat(...), once for each name of a listing.
+    return tuple.__new__(
+        Stat,
+        (
+            mode,
+            message.uid,
+            message.gid,
+            message.size,
+            message.blocks,
+            message.offset,
+            message.byte_offset,
+            message.mtime,
+            message.ctime,
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from datfs.errors import BadMetadata
 from datfs.metadata import EntryKind, Path, Record, Stat, valid_component
@@ -150,17 +150,22 @@ def child_entries(records: Records, head: int, directory: Path, plain: PlainFile
     yield numbers
     depth = len(directory) + 1
     found: dict[bytes, Child | Record] = {}
+    all_plain = True
     for seq in numbers:
         if plain is not None and (file := plain(seq)) is not None:
             name, stat = file
-            found.setdefault(name, Child(name, "file", seq, stat, seq))
+            if name not in found:
+                found[name] = tuple.__new__(Child, (name, "file", seq, stat, seq))  # half the time of Child(...)
             continue
+        all_plain = False
         try:
             record = records(seq)
         except BadMetadata:
             continue
         if _is_below(record.path, directory):
             found.setdefault(record.path[depth - 1], record)
+    if all_plain:
+        return cast("list[Child]", list(found.values()))
     plans = [
         (name, one, () if isinstance(one, Child) else _candidates(one, (*directory, name)))
         for name, one in found.items()
