@@ -482,11 +482,12 @@ def _seq_of(entry: Entry) -> int:
 
 
 def _file(key: bytes, path: Path, seq: int, stat: Stat) -> Entry:
-    mtime = mtime_ns(stat.mtime)
+    mode, _, _, size, _, _, _, modified, changed = stat
+    mtime = mtime_ns(modified)
     # One object for both times where they are equal: there may be a million of these.
-    ctime = mtime if stat.ctime == stat.mtime else mtime_ns(stat.ctime)
+    ctime = mtime if changed == modified else mtime_ns(changed)
     # Half the time of Entry(...), once for each name of a listing.
-    return tuple.__new__(Entry, (path, Kind.FILE, stat.size, stat.mode & 0o777, mtime, ctime, (key, seq)))
+    return tuple.__new__(Entry, (path, Kind.FILE, size, mode & 0o777, mtime, ctime, (key, seq)))
 
 
 def _directory(path: Path, stat: Stat | None, newest: Record | None) -> Entry:

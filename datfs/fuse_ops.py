@@ -171,15 +171,15 @@ class Appearance:
 
     def show(self, attr: EntryAttributes, entry: Entry, number: int) -> EntryAttributes:
         """Adds what makes ``entry`` itself. Values are cut to what the binding takes, which has no guard."""
-        directory = entry.kind is Kind.DIRECTORY
-        size, mtime, ctime = 0 if directory else entry.size, entry.mtime_ns, entry.ctime_ns
+        _, kind, size, permissions, mtime, ctime, _ = entry
+        directory = kind is Kind.DIRECTORY
+        if directory:
+            size = 0
         if not (0 <= size <= _MOST and 0 <= mtime <= _MOST and 0 <= ctime <= _MOST):
             size, mtime, ctime = _within(size), _within(mtime), _within(ctime)
         attr.st_ino = number
         # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
-        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (
-            entry.permissions & PERMISSIONS_SHOWN & ~self.umask
-        )
+        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (permissions & PERMISSIONS_SHOWN & ~self.umask)
         attr.st_size = size
         # Those of the whole file however little is here: "tar -S" writes a file without blocks as zeros.
         attr.st_blocks = (size + 511) // 512

@@ -203,23 +203,22 @@ class InodeTable:
     # -- entries
 
     def _pack(self, slot: int, entry: Entry) -> None:
-        of, number = entry.identity
-        mtime, ctime, permissions = entry.mtime_ns, entry.ctime_ns, entry.permissions
+        path, _, size, permissions, mtime, ctime, (of, number) = entry
         try:
             if permissions >= _HAS_CTIME:
                 raise error
             if ctime == mtime:
-                fixed = _PACKED.pack(number, entry.size, mtime, permissions)
+                fixed = _PACKED.pack(number, size, mtime, permissions)
             else:
-                fixed = _WITH_CTIME.pack(number, entry.size, mtime, permissions | _HAS_CTIME, ctime)
+                fixed = _WITH_CTIME.pack(number, size, mtime, permissions | _HAS_CTIME, ctime)
         except error:
             self._kept[slot], self._homes[slot] = entry, None
             return
-        folder = entry.path[:-1]
+        folder = path[:-1]
         home = self._home
         if home[1] != folder or home[0] is not of:
             home = self._home = (of, folder)
-        self._kept[slot] = fixed + entry.path[-1]
+        self._kept[slot] = fixed + path[-1]
         self._homes[slot] = home
 
     def _entry_in(self, slot: int) -> Entry:

@@ -325,7 +325,7 @@ def decode_plain(data: bytes, above: bytes, siblings: index_lists.Siblings) -> t
         return None
     last = name[len(above) :]
     value = message.value
-    if not value or not valid_component(last):
+    if not value or _VALID(last) is None:
         return None
     try:
         stat = _stat(value)
