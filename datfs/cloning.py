@@ -285,14 +285,14 @@ class Clone:
         async def run() -> None:
             pause = FLUSH_SECONDS
             while True:
-                await self._send_out(pause)
-                began = trio.current_time()
                 try:
+                    await self._send_out(pause)
+                    began = trio.current_time()
                     await self._flush()
+                    pause = max(FLUSH_SECONDS, FLUSH_SHARE * (trio.current_time() - began))
                 except OSError as error:
                     failed.append(error)
                     nursery.cancel_scope.cancel()
-                pause = max(FLUSH_SECONDS, FLUSH_SHARE * (trio.current_time() - began))
 
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
