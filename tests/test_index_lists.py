@@ -10,6 +10,7 @@ from datfs import varint
 from datfs.index_lists import Siblings, encode, survey
 
 NUMBERS = st.integers(0, 1 << 40) | st.integers(0, 200)
+SHORT = st.lists(NUMBERS, max_size=3)
 LISTS = st.lists(st.lists(NUMBERS, max_size=12) | st.lists(st.just(1), min_size=100, max_size=300), max_size=4)
 
 
@@ -47,6 +48,29 @@ def test_siblings(level: int, common: list[list[int]], entries: list[bytes | lis
                 pass
         else:
             assert siblings.is_alone(index) == expected
+
+
+@given(
+    st.integers(1, 3),
+    LISTS,
+    st.lists(st.tuples(SHORT, SHORT, st.integers(0, 6), st.sampled_from((b"", b"", b"\x80" * 9 + b"\1"))), max_size=6),
+)
+def test_siblings_that_grow(
+    level: int, common: list[list[int]], steps: list[tuple[list[int], list[int], int, bytes]]
+) -> None:
+    """Each has the numbers of the one before and some more, or is cut short, or ends with too large a number."""
+    siblings = Siblings(level)
+    above = (common * level + [[]] * level)[: level - 1]
+    numbers: list[int] = []
+    for more, own, cut, end in steps:
+        numbers = numbers + more
+        whole = raw([*above, numbers, own], 1) + end
+        for index in (whole[: len(whole) - cut], whole):
+            expected = is_alone(index, level)
+            try:
+                assert siblings.is_alone(index) == bool(expected)
+            except ValueError:
+                assert expected is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 300])
