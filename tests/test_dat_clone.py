@@ -161,6 +161,39 @@ def test_few_files_are_open_at_once(origin: DriveWriter, tmp_path: Path, monkeyp
     assert files_in(tmp_path) == {f"d{number % 3}/{number}": b"%d" % number * 2 for number in range(9)}
 
 
+def test_parts_are_sent_out(origin: DriveWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are whole; large ones leave the memory, and nothing else about them changes."""
+    monkeypatch.setattr(clone_content, "LARGE", 100_000)
+    large, small = os.urandom(140_000), os.urandom(70_000)
+    origin.put((b"large",), chunks_of(large), mtime=0)
+    origin.put((b"small",), chunks_of(small), mtime=0)
+    clone = open_dat_clone(tmp_path, KEYS.public)
+    fetch(clone.metadata, origin.metadata)
+    work = prepare(clone)
+    assert clone.content is not None
+    for first in (0, 3):  # the first chunk of each
+        fetch(clone.content, origin.content, first, first + 1)
+    let_go: list[int] = []
+    real = os.posix_fadvise
+
+    def note(fd: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        let_go.append(os.fstat(fd).st_ino)
+        real(fd, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        clone.sending_out()()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert let_go == [(tmp_path / ".dat" / PARTS / "1").stat().st_ino] * 3
+    fetch_work(clone, work, origin.content)
+    clone.sending_out()()
+    assert len(let_go) == 3, "nothing is being written"
+    clone.close()
+    assert files_in(tmp_path) == {"large": large, "small": small}
+
+
 def test_an_old_file_stays_until_the_new_one_is_whole(origin: DriveWriter, tmp_path: Path) -> None:
     """Whatever is fetched of the new one, and whenever it ends; the bits on the disk always fit the files."""
     origin.put((b"a",), [b"first"], mtime=0)
