@@ -54,6 +54,27 @@ def failure(code: int, *words: object) -> str:
     return lines[0].removeprefix("datfs: ")
 
 
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes files, with the folders above."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def commit(folder: Path) -> None:
+    """Puts every change of the folder into its drive."""
+    ended = datfs("commit", "-C", folder, "-aq")
+    assert ended.returncode == 0, ended
+
+
+def made(folder: Path, files: dict[str, bytes]) -> Path:
+    """The folder, with these files and a drive of them."""
+    write(folder, files)
+    output("init", folder, "--title", "t", "--description", "d")
+    commit(folder)
+    return folder
+
+
 @contextmanager
 def shared(target: object, *options: object) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """Shares a drive from a process; yields its link, its address and the process."""

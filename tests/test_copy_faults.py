@@ -17,7 +17,7 @@ from datfs.crypto import key_pair
 from datfs.metadata import Header, Stat, encode_header, encode_record, encode_stat
 from datfs.register import Register
 from datfs.storage import directory_storage
-from tests.command_line import DATFS, SECONDS, datfs, failure, output, shared
+from tests.command_line import DATFS, SECONDS, commit, datfs, failure, made, output, shared, write
 from tests.dat_folders import files_in
 from tests.vector_drives import SEED
 
@@ -36,11 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with a drive of some large files."""
-    folder = tmp_path / "source"
-    write(folder, FILES)
-    output("init", folder, "--title", "t", "--description", "d")
-    commit(folder)
-    return folder
+    return made(tmp_path / "source", FILES)
 
 
 @pytest.fixture
@@ -57,19 +53,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", place], check=True)
-
-
-def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes files, with the folders above."""
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
-def commit(folder: Path) -> None:
-    """Puts every change of the folder into its drive."""
-    ended = datfs("commit", "-C", folder, "-aq")
-    assert ended.returncode == 0, ended
 
 
 def fill_up(place: Path) -> None:

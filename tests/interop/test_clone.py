@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import DATFS, SECONDS, datfs, failure, objects, output, shared
+from tests.command_line import DATFS, SECONDS, commit, datfs, failure, made, objects, output, shared, write
 from tests.dat_folders import files_in
 from tests.interop.datfs_side import wait_until
 from tests.interop.reference import MadeDrive, fill, serve
@@ -32,24 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with a drive of ours in it."""
-    folder = tmp_path / "source"
-    write(folder, HOME_FILES)
-    output("init", folder, "--title", "t", "--description", "d")
-    commit(folder)
-    return folder
-
-
-def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes files, with the folders above."""
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
-def commit(folder: Path) -> None:
-    """Puts every change of the folder into its drive."""
-    done = subprocess.run([*DATFS, "commit", "-a", "-q"], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return made(tmp_path / "source", HOME_FILES)
 
 
 @pytest.fixture
