@@ -22,8 +22,9 @@ import pyfuse3
 import trio
 
 from datfs import fuse_control, fuse_session, mountpoints, programs
+from datfs.appearance import Appearance
 from datfs.errors import MountError
-from datfs.fuse_ops import MAX_TASKS, Appearance, Operations
+from datfs.fuse_ops import MAX_TASKS, Operations
 from datfs.mount_options import MountOptions
 from datfs.vfs import FileTree, Update
 

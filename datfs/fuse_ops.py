@@ -1,6 +1,6 @@
 """FUSE requests answered out of a :class:`datfs.vfs.FileTree`; a protocol adapter and nothing else.
 
-Owns inode numbers, handles, waiting requests and the table of errnos. What the tree is, stands behind the
+Owns inode numbers, handles, and waiting requests. What the tree is, stands behind the
 seam; how the mount begins and ends, in :mod:`datfs.fuse_mount`. See fuse.md sections 2-7 and docs/fuse.md.
 
 Everything runs in one thread, and between two awaits a handler is alone, so there are no locks. A handler
@@ -16,9 +16,9 @@ import itertools
 import logging
 import math
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
@@ -29,18 +29,19 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from datfs import errors
 from datfs.activity import FileActivity, Located, WaitingRead
+from datfs.appearance import BLOCK_SIZE, Appearance
+from datfs.errnos import known_errno
 from datfs.inodes import InodeTable, LookupCountError
 from datfs.signals import Look, program_of
+from datfs.unsettled import LateNames, Unsettled, place_of, shown, stand_in
 from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
-from datfs.waits import Waits
+from datfs.waits import OthersBehind, Waits
 
 log = logging.getLogger(__name__)
 
-PERMISSIONS_SHOWN = 0o555  # nothing can be written; setuid, setgid and sticky are no drive's to give
 MAX_TASKS = 1024  # requests in hand at once; pyfuse3's 99 can all be used up by waiting reads
 WAITING_READS = MAX_TASKS - 64  # beyond it reads of what is not here fail with EBUSY ...
 WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local read always finds a worker
-CACHE_SECONDS = 3600.0  # how long the kernel may believe names and attributes of an immutable version
 # When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
 # the program. For this long after a time-out such a question is answered at once, lest the program wait three
 # times; but not if something came (TreeFile.progress): on a slow link it may only be what is read ahead that is late.
@@ -55,54 +56,11 @@ STUCK_SECONDS = 3.0
 DOTS = 2  # entries of every listing: "." and ".."
 NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
 
-_BLOCK_SIZE = 65_536  # st_blksize: the usual chunk
 _FRAGMENT_SIZE = 4096
 _MOST = 2**63 - 1  # off_t, and whatever else is signed in struct stat
 
-# One row per branch of datfs.errors; the nearest base class decides. See docs/fuse.md.
-ERRNOS: dict[type[BaseException], int] = {
-    errors.NotFound: errno.ENOENT,
-    errors.NotADirectory: errno.ENOTDIR,
-    errors.IsADirectory: errno.EISDIR,
-    errors.ReadOnly: errno.EROFS,
-    errors.BadLink: errno.EINVAL,
-    errors.NotADrive: errno.EIO,
-    errors.Unavailable: errno.ETIMEDOUT,
-    errors.TimedOut: errno.ETIMEDOUT,
-    errors.NoPeers: errno.EHOSTUNREACH,
-    errors.Gone: errno.ENODATA,
-    errors.Busy: errno.EBUSY,
-    errors.BudgetSpent: errno.EDQUOT,
-    errors.CacheFull: errno.ENOSPC,
-    errors.Closed: errno.ECONNABORTED,  # what the kernel itself says then
-    errors.IntegrityError: errno.EIO,
-    errors.FormatError: errno.EIO,
-    errors.StoreLocked: errno.EBUSY,
-    errors.Conflict: errno.EEXIST,
-    errors.FileChanged: errno.EIO,
-    errors.BadProof: errno.EIO,
-    errors.ProtocolError: errno.EIO,
-    errors.MountError: errno.EIO,
-    trio.TooSlowError: errno.ETIMEDOUT,
-}
-
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def known_errno(error: BaseException) -> int | None:
-    """The errno that tells ``error`` to a program, None if the exception is not one that we expect.
-
-    Of a group of exceptions the first expected one counts.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        return next((code for inner in error.exceptions if (code := known_errno(inner)) is not None), None)
-    for kind in type(error).__mro__:
-        if kind in ERRNOS:
-            return ERRNOS[kind]
-    if isinstance(error, OSError):
-        return error.errno or errno.EIO
-    return None
 
 
 def _guarded(
@@ -139,60 +97,6 @@ def _unfailing(
             self._report(handler.__name__, error)
 
     return unfailing
-
-
-def _within(number: int) -> int:
-    return number if 0 <= number <= _MOST else 0 if number < 0 else _MOST
-
-
-@dataclass(frozen=True, slots=True)
-class Appearance:
-    """What entries get from the mount, not from the tree: owner, hidden permission bits, caching time."""
-
-    uid: int
-    gid: int
-    umask: int = 0
-    cache_seconds: float = CACHE_SECONDS
-
-    def attributes(self, entry: Entry, number: int) -> EntryAttributes:
-        """``entry`` as stat(2) shows it."""
-        return self.show(self.blank(), entry, number)
-
-    def blank(self) -> EntryAttributes:
-        """What all entries have in common."""
-        attr = EntryAttributes()
-        # 1 says of a directory that its subdirectories were not counted; 2 would say that there are none.
-        attr.st_nlink = 1
-        attr.st_uid = self.uid
-        attr.st_gid = self.gid
-        attr.st_blksize = _BLOCK_SIZE
-        attr.entry_timeout = attr.attr_timeout = self.cache_seconds
-        return attr
-
-    def show(self, attr: EntryAttributes, entry: Entry, number: int) -> EntryAttributes:
-        """Adds what makes ``entry`` itself. Values are cut to what the binding takes, which has no guard."""
-        _, kind, size, permissions, mtime, ctime, _ = entry
-        directory = kind is Kind.DIRECTORY
-        if directory:
-            size = 0
-        if not (0 <= size <= _MOST and 0 <= mtime <= _MOST and 0 <= ctime <= _MOST):
-            size, mtime, ctime = _within(size), _within(mtime), _within(ctime)
-        attr.st_ino = number
-        # Only the nine permission bits: never set-uid, set-gid, sticky or a device type.
-        attr.st_mode = (stat.S_IFDIR if directory else stat.S_IFREG) | (permissions & PERMISSIONS_SHOWN & ~self.umask)
-        attr.st_size = size
-        # Those of the whole file however little is here: "tar -S" writes a file without blocks as zeros.
-        attr.st_blocks = (size + 511) // 512
-        attr.st_mtime_ns = attr.st_atime_ns = mtime
-        attr.st_ctime_ns = ctime
-        return attr
-
-    def no_such_name(self) -> EntryAttributes:
-        """The answer to a lookup of nothing, which the kernel keeps; ENOENT it would not."""
-        attr = EntryAttributes()
-        attr.st_ino = pyfuse3.InodeT(0)
-        attr.entry_timeout = self.cache_seconds
-        return attr
 
 
 @dataclass(slots=True)
@@ -282,6 +186,8 @@ class Operations(pyfuse3.Operations):
         self.buffer_incomplete = False
         self._tree = tree
         self._waits = Waits(timeout)
+        self._timeout = timeout
+        self._late_names = LateNames(ECHO_SECONDS)
         self._show_facts = show_facts
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
         self._files: dict[int, _OpenFile] = {}
@@ -393,27 +299,57 @@ class Operations(pyfuse3.Operations):
         """One reference for the kernel, except for a name that is not there."""
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        directory = self.inodes.entry(parent_inode)
+        directory = self._entry(parent_inode)
         called = _calls(ctx)
+        since = trio.current_time()
+        in_vain = self._late_names.has(directory, name, since)
         while True:
             tree = self._tree
+            ask = partial(tree.lookup, directory, name)
             try:
-                entry = await self._waits.wait(partial(tree.lookup, directory, name), WAITING_ANY, called)
+                entry = await self._waits.wait(ask, WAITING_ANY, called, 0.0 if in_vain else None, in_front=True)
             except errors.NotFound:
                 if tree is self._tree:
                     return self._look.no_such_name()
+            except errors.TimedOut:
+                if not in_vain:
+                    self._late_names.note(directory, name, trio.current_time())
+                raise
+            except OthersBehind:
+                entry = stand_in(Unsettled(directory, name, since + self._timeout))
+                return replace(self._look, cache_seconds=0).attributes(shown(entry), self._told(entry))
             else:
                 if tree is self._tree:
-                    break
+                    return self._look.attributes(entry, self._told(entry))
             # A newer version came while we waited, and the kernel would keep what was true before it.
+
+    def _told(self, entry: Entry) -> int:
+        """The number of what the kernel is told of, with one reference more."""
         number = self.inodes.number_of(entry)
         self.inodes.taken(number, entry)
-        return self._look.attributes(entry, number)
+        return number
+
+    def _entry(self, inode: int) -> Entry:
+        """What the kernel knows under this number. Raises ESTALE if it knows nothing, or only a stand-in."""
+        entry = self.inodes.entry(inode)
+        if place_of(entry) is not None:
+            raise OSError(errno.ESTALE, "what this name stands for is not known yet")
+        return entry
 
     @_guarded
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        """Never waits: what the kernel asks about, it knows from a lookup."""
-        return self._look.attributes(self.inodes.entry(inode), inode)
+        """Never waits, as the kernel knows from a lookup what it asks about; except for a stand-in."""
+        entry = self.inodes.entry(inode)
+        place = place_of(entry)
+        if place is not None:
+            await self._settled(place, ctx)
+            raise OSError(errno.ESTALE, "look it up again")
+        return self._look.attributes(entry, inode)
+
+    async def _settled(self, place: Unsettled, ctx: RequestContext) -> None:
+        ask = partial(self._tree.lookup, place.directory, place.name)
+        with suppress(errors.NotFound):
+            await self._waits.wait(ask, WAITING_ANY, _calls(ctx), max(place.until - trio.current_time(), 0.0))
 
     @_unfailing
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -429,7 +365,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
-        directory = self.inodes.entry(inode)
+        directory = self._entry(inode)
         tree = self._tree
         entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(ctx))
         handle = next(self._handles)
@@ -475,7 +411,7 @@ class Operations(pyfuse3.Operations):
         """
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.ReadOnly("a mounted drive cannot be changed")
-        entry = self.inodes.entry(inode)
+        entry = self._entry(inode)
         file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx))
         denied = self._is_denied is not None and self._is_denied(ctx.pid)
         if denied and not file.complete:
@@ -561,7 +497,7 @@ class Operations(pyfuse3.Operations):
         """Never waits; a check whether the mount lives relies on that."""
         known = self._tree.stats()
         data = StatvfsData()
-        data.f_bsize = _BLOCK_SIZE
+        data.f_bsize = BLOCK_SIZE
         data.f_frsize = _FRAGMENT_SIZE
         data.f_blocks = min(-(-known.bytes // _FRAGMENT_SIZE), _MOST)
         data.f_files = min(known.entries, _MOST)
@@ -575,7 +511,7 @@ class Operations(pyfuse3.Operations):
         if not name.startswith(b"user.") or not self._show_facts:
             # Not ENODATA: told that there are no ACLs and labels here, "ls -l" stops asking for each file.
             raise FUSEError(errno.EOPNOTSUPP)
-        value = self._tree.facts(self.inodes.entry(inode)).get(name)
+        value = self._tree.facts(self._entry(inode)).get(name)
         if value is None:
             raise FUSEError(errno.ENODATA)
         return value
@@ -585,7 +521,7 @@ class Operations(pyfuse3.Operations):
         """The names of the facts."""
         if not self._show_facts:
             return []
-        return list(self._tree.facts(self.inodes.entry(inode)))
+        return list(self._tree.facts(self._entry(inode)))
 
     # The kernel refuses changes of a read-only mount itself; these are for root's "mount -o remount,rw".
 

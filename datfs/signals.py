@@ -33,6 +33,11 @@ _EVERYDAY = (
 )
 
 
+# Where the kernel lets a program wait for another one's lookup: of the same name, or of any in a directory that is
+# locked meanwhile; as /proc/<tid>/wchan names it, which is empty or "0" where it is not told.
+_BEHIND_A_LOOKUP = {"d_alloc_parallel", "walk_component", "path_openat", "iterate_dir", "0", ""}
+
+
 def _mask(numbers: Sequence[int]) -> int:
     return sum(1 << (number - 1) for number in numbers)
 
@@ -87,6 +92,16 @@ class Look:
         heirs = self._family(program)
         return any(self._program_is_called(heir) and _has_open(heir, inode) for heir in heirs)
 
+    def somebody_waits_for_a_name(self) -> bool:
+        """Whether any program that has to answer a signal waits until another one's lookup is answered."""
+        for program in _numbers_in("/proc"):
+            # All threads of a program have a deadly signal, and its first one has ended if another waits.
+            state = _state(f"/proc/{program}")
+            threads = [program] if state == "D" else _threads_of(program) if state == "Z" else ()
+            if any(_read(f"/proc/{thread}/wchan") in _BEHIND_A_LOOKUP for thread in filter(self.is_called, threads)):
+                return True
+        return False
+
     def _program_is_called(self, program: int) -> bool:
         if program not in self._programs:
             self._programs[program] = any(map(self.is_called, _threads_of(program)))
@@ -118,12 +133,14 @@ def _numbers_in(folder: str) -> list[int]:
         return []
 
 
+def _state(folder: str) -> str:
+    """The letter of a process or thread, empty if it is not there."""
+    return _read(f"{folder}/stat").rpartition(") ")[2][:1]
+
+
 def _lives(program: int) -> bool:
     """Whether any thread is left, and not only to be waited for."""
-    states = (
-        _read(f"/proc/{program}/task/{thread}/stat").rpartition(")")[2].split() for thread in _threads_of(program)
-    )
-    return any(state and state[0] not in "ZX" for state in states)
+    return any(_state(f"/proc/{program}/task/{thread}") not in "ZX" for thread in _threads_of(program))
 
 
 def _descendants(program: int) -> list[int]:

@@ -20,6 +20,12 @@ LOOK_SECONDS = 0.3  # between two looks, and how long a request waits before the
 LOOK_SHARE = 10  # this many times as long as a look took is the least pause after it
 
 T = TypeVar("T")
+
+
+class OthersBehind(Exception):
+    """A wait was ended because a program that was called away may stand behind it."""
+
+
 Called = Callable[[Look], bool]
 
 
@@ -27,8 +33,10 @@ Called = Callable[[Look], bool]
 class _Wait:
     scope: trio.CancelScope
     called: Called
+    in_front: bool
     since: float = field(default_factory=trio.current_time)
     interrupted: bool = False
+    blocks: bool = False
 
 
 class Waits:
@@ -43,17 +51,27 @@ class Waits:
     def __len__(self) -> int:
         return len(self._waits)
 
-    async def wait(self, ask: Callable[[], Awaitable[T]], most: int, called: Called, timeout: float | None = None) -> T:
+    async def wait(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        most: int,
+        called: Called,
+        timeout: float | None = None,
+        *,
+        in_front: bool = False,
+    ) -> T:
         """The answer. ``called``: whether the caller is called away, by a look at the machine.
 
-        Raises TimedOut, Busy if ``most`` requests wait, Closed after close(), InterruptedError (EINTR).
+        ``in_front``: the kernel may let others wait for this request, who cannot be told from one another.
+        Raises TimedOut, Busy if ``most`` requests wait, Closed after close(), InterruptedError (EINTR), and
+        OthersBehind if it is ``in_front`` and somebody was called away who may stand behind it.
         """
         if self._closed:
             raise errors.Closed("the mount is being closed")
         if len(self._waits) >= most:
             raise errors.Busy(f"{len(self._waits)} requests are waiting for data already")
         with trio.move_on_after(self._timeout if timeout is None else timeout) as scope:
-            wait = _Wait(scope, called)
+            wait = _Wait(scope, called, in_front)
             self._waits.add(wait)
             self._began.set()
             try:
@@ -64,6 +82,8 @@ class Waits:
             raise errors.Closed("the mount was closed while a request waited")
         if wait.interrupted:
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
+        if wait.blocks:
+            raise OthersBehind
         raise errors.TimedOut(f"nobody delivered within {self._timeout:g} s")
 
     def close(self) -> None:
@@ -87,7 +107,13 @@ class Waits:
     def _look(self) -> None:
         look = Look()
         long_ago = trio.current_time() - LOOK_SECONDS
-        for wait in [wait for wait in self._waits if wait.since <= long_ago]:
+        waits = [wait for wait in self._waits if wait.since <= long_ago]
+        for wait in waits:
             if wait.called(look):
                 wait.interrupted = True
+                wait.scope.cancel()
+        in_front = [wait for wait in waits if wait.in_front and not wait.interrupted]
+        if in_front and look.somebody_waits_for_a_name():
+            for wait in in_front:
+                wait.blocks = True
                 wait.scope.cancel()

@@ -10,8 +10,8 @@ import trio.testing
 
 from datfs.budget import Budget
 from datfs.drive import Drive
+from datfs.errnos import known_errno
 from datfs.errors import BudgetSpent
-from datfs.fuse_ops import known_errno
 from tests.helpers import ScriptedPeer, drive_of, honest, make_drive
 
 CHUNK = 65_536

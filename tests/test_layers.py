@@ -47,6 +47,7 @@ PURE = {
     "datfs.path_index",
     "datfs.text",
     "datfs.transfers",
+    "datfs.unsettled",
     "datfs.varint",
     "datfs.vfs",
     "datfs.wants",
@@ -71,7 +72,7 @@ SYNCHRONOUS = {
 }
 """Local files, no waiting for anything else."""
 
-MAY_MOUNT = {"datfs.fuse_mount", "datfs.fuse_ops", "datfs.fuse_session", "datfs.mount"}
+MAY_MOUNT = {"datfs.appearance", "datfs.fuse_mount", "datfs.fuse_ops", "datfs.fuse_session", "datfs.mount"}
 """The only ones that know pyfuse3: everything else works where it cannot be built."""
 
 WITHOUT_NETWORK = {

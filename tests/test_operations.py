@@ -17,7 +17,10 @@ import trio.testing
 from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 
 from datfs import errors, fuse_ops
-from datfs.fuse_ops import Appearance, Operations, known_errno
+from datfs.appearance import Appearance
+from datfs.errnos import ERRNOS, known_errno
+from datfs.fuse_ops import Operations
+from datfs.signals import Look
 from datfs.vfs import Entry, Kind, Update
 from tests.memory_tree import MTIME_NS, MemoryFile, MemoryTree, noise
 
@@ -105,9 +108,9 @@ def test_every_exception_has_an_errno() -> None:
     """No class of datfs.errors is without a row of its own or of its branch in the table."""
     kinds = list(all_errors(errors.DatfsError))
     assert len(kinds) > 15
-    without = [kind.__name__ for kind in kinds if not any(base in fuse_ops.ERRNOS for base in kind.__mro__)]
+    without = [kind.__name__ for kind in kinds if not any(base in ERRNOS for base in kind.__mro__)]
     assert without == []
-    assert all(kind in fuse_ops.ERRNOS for kind in errors.DatfsError.__subclasses__() if kind in kinds)
+    assert all(kind in ERRNOS for kind in errors.DatfsError.__subclasses__() if kind in kinds)
 
 
 @pytest.mark.parametrize(
@@ -522,6 +525,63 @@ async def test_every_waiting_request_has_a_deadline(
         began = trio.current_time()
         assert await refused(request) == errno.ETIMEDOUT
         assert trio.current_time() - began == pytest.approx(TIMEOUT)
+
+
+@pytest.fixture
+def somebody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a name, somebody who waits for it too was sent a signal."""
+    monkeypatch.setattr(Look, "somebody_waits_for_a_name", lambda look: True)
+
+
+@pytest.mark.usefixtures("somebody_behind")
+async def test_a_name_that_others_wait_for_gets_a_stand_in(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is nothing that can be used or kept; who asks what it is waits on and is sent back."""
+    tree.hold_names = trio.Event()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ops.watch)
+        names = [await ops.lookup(1, name, CTX) for name in (b"empty", b"nothing", b"empty")]
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began < TIMEOUT / 2
+    assert {(name.entry_timeout, name.attr_timeout) for name in names} == {(0, 0)}
+    assert len({name.st_ino for name in names}) == 3
+    number = names[0].st_ino
+    for request in (
+        ops.lookup(number, b"below", CTX),
+        ops.opendir(number, CTX),
+        ops.open(number, os.O_RDONLY, CTX),
+        ops.getxattr(number, b"user.dat.version", CTX),
+        ops.listxattr(number, CTX),
+    ):
+        assert await refused(request) == errno.ESTALE
+    assert await refused(ops.getattr(number, CTX)) == errno.ETIMEDOUT
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    tree.hold_names = None
+    for name in names:
+        assert await refused(ops.getattr(name.st_ino, CTX)) == errno.ESTALE
+    assert stat.S_ISREG((await ops.lookup(1, b"empty", CTX)).st_mode)
+    assert not (await ops.lookup(1, b"nothing", CTX)).st_ino
+    await ops.forget([(name.st_ino, 1) for name in names])
+
+
+async def test_a_name_that_timed_out_fails_at_once(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """For a moment, as the kernel may ask a second time; others wait, and what is known is told."""
+    tree.hold_names = trio.Event()
+    assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+    ended = trio.current_time()
+    assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+    assert trio.current_time() == ended
+    assert await refused(ops.lookup(1, b"a.txt", CTX)) == errno.ETIMEDOUT
+    assert trio.current_time() - ended == pytest.approx(TIMEOUT)
+    again = trio.current_time()
+    assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+    assert trio.current_time() - again == pytest.approx(TIMEOUT)
+    tree.hold_names = None
+    assert (await ops.lookup(1, b"empty", CTX)).st_ino
 
 
 async def test_the_kernels_second_question_is_answered_at_once(

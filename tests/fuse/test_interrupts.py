@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.conftest import SECONDS, Mounter, Served, wait_until
-from tests.fuse.trees import SMALL_WAITER
+from tests.fuse.trees import SMALL_WAITER, WAITERS
 from tests.memory_tree import noise
 
 pytestmark = pytest.mark.fuse
@@ -191,6 +191,63 @@ def test_names_that_wait_let_go_too(mounter: Mounter, program: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(SOON)
         assert process.returncode == -signal.SIGINT
+    served.command("free")
+
+
+FIRST: dict[str, tuple[Sequence[str], Callable[[Served], bytes], int]] = {
+    "opens": (["cat", "local.bin"], lambda served: served.tree.file("local.bin").content, 0),
+    "asks": (["stat", "-c", "%s %F", "local.bin"], lambda served: b"2097152 regular file\n", 0),
+    "goes further": (["stat", "-c", "%s %F", "waiting/000"], lambda served: b"300000 regular file\n", 0),
+    "lists": (["ls", "waiting"], lambda served: b"".join(b"%03d\n" % number for number in range(WAITERS)), 0),
+    "finds nothing": (["cat", "no such name"], lambda served: b"", 1),
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_who_waits_behind_the_lookup_of_another_is_let_go(mounter: Mounter, first: str, number: signal.Signals) -> None:
+    """For the kernel one lookup of a name is enough, and others wait for it, deaf to everything; the first goes on."""
+    served = mounter("missing")
+    command, expected, code = FIRST[first]
+    path = command[-1]
+    waits = [sys.executable, "-c", "import os, sys; print(flush=True); os.stat(sys.argv[1])", str(served.point / path)]
+    served.command("hold")
+    with started([*command[:-1], str(served.point / path)]) as other:
+        blocked(served, 1)
+        for _ in range(2):
+            with started(waits) as process:
+                assert process.stdout is not None
+                process.stdout.read(1)
+                time.sleep(0.2)  # by now it waits
+                os.killpg(process.pid, number)
+                process.wait(SOON)
+                assert process.returncode == -number
+            assert other.poll() is None
+        with started(waits) as late:  # with the name as it is now
+            wait_until(lambda: served.waiting() >= 2, "it waits too")
+            served.command("free")
+            out, _ = other.communicate(timeout=SECONDS)
+            late.communicate(timeout=SECONDS)
+            assert late.returncode == code
+    assert (out, other.returncode) == (expected(served), code)
+    assert os.stat(served.point / "local.bin").st_size == 2 * 1024 * 1024
+
+
+def test_who_goes_on_waiting_waits_no_longer_for_it(mounter: Mounter) -> None:
+    """That others were let go costs a program none of its time, and gives it no more."""
+    served = mounter("missing", "--timeout", "3")
+    served.command("hold")
+    path = str(served.point / "local.bin")
+    with started([sys.executable, "-c", "import os, sys; os.stat(sys.argv[1])", path]) as other:
+        began = time.monotonic()
+        blocked(served, 1)
+        with started(["stat", path]) as process:
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(SOON)
+        other.wait(SECONDS)
+        assert other.returncode == 1
+        assert 2.5 < time.monotonic() - began < 5
     served.command("free")
 
 

@@ -1,0 +1,64 @@
+"""Names of which nobody knows yet what they stand for, and that the kernel must have an answer for all the same.
+
+While a lookup waits, the kernel lets every other program that looks up this name wait for the same answer, deaf even
+to SIGKILL. When one of them is to end, the lookup is answered with a stand-in: a directory that may not be kept. All go
+on, and each asks for its attributes next, for the permission to open it or to go further. That question is the
+program's own: it waits until the name is settled, and is answered ESTALE, on which the kernel goes back and looks the
+name up again. See docs/fuse.md, "Signals".
+
+Knows no FUSE; :mod:`datfs.fuse_ops` asks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from datfs.vfs import Entry, Kind
+
+_MODE = 0o555  # nobody is refused before the name is settled
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unsettled:
+    """What a stand-in stands for. ``until``: when whoever looked it up first has waited long enough (trio's clock)."""
+
+    directory: Entry
+    name: bytes
+    until: float
+
+
+def stand_in(place: Unsettled) -> Entry:
+    """A file for the table of inodes, as it has no path of its own that others could find; see :func:`shown`."""
+    return Entry((*place.directory.path, place.name), Kind.FILE, 0, _MODE, 0, 0, (place, 0))
+
+
+def place_of(entry: Entry) -> Unsettled | None:
+    """What an entry stands in for; None if it is one of the tree."""
+    of = entry.identity[0]
+    return of if isinstance(of, Unsettled) else None
+
+
+def shown(entry: Entry) -> Entry:
+    """A stand-in as the kernel is to take it: any name can be that of a directory, and only then it goes further."""
+    return entry._replace(kind=Kind.DIRECTORY)
+
+
+class LateNames:
+    """Names whose lookup timed out less than ``seconds`` ago: then the kernel may ask once more by itself."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._late: OrderedDict[tuple[tuple[bytes, ...], bytes], float] = OrderedDict()
+
+    def note(self, directory: Entry, name: bytes, now: float) -> None:
+        """Its lookup timed out now."""
+        while self._late and now - next(iter(self._late.values())) >= self._seconds:
+            self._late.popitem(last=False)
+        self._late[directory.path, name] = now
+        self._late.move_to_end((directory.path, name))
+
+    def has(self, directory: Entry, name: bytes, now: float) -> bool:
+        """Whether to wait for it again would be in vain."""
+        when = self._late.get((directory.path, name))
+        return when is not None and now - when < self._seconds
