@@ -32,7 +32,7 @@ from datfs.activity import FileActivity, Located, WaitingRead
 from datfs.appearance import BLOCK_SIZE, Appearance
 from datfs.errnos import known_errno
 from datfs.inodes import InodeTable, LookupCountError
-from datfs.signals import Look, program_of
+from datfs.signals import Look, catches_signals, program_of
 from datfs.unsettled import LateNames, Unsettled, place_of, shown, stand_in
 from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
 from datfs.waits import OthersBehind, Waits
@@ -50,8 +50,9 @@ ECHO_SECONDS = 0.5
 # tries again and again, or the next one, does not wait in vain as long.
 HOPELESS_SECONDS = 10.0
 HOPELESS_KEPT = 1000  # files
-# A file of which some read has waited this long is opened past the page cache, as nothing but a deadly signal frees
-# a program from the wait for a page that another one has asked for. Not at once, as it costs MAP_SHARED.
+# Programs that catch signals open a file of which some read has waited this long past the page cache, as nothing but a
+# deadly signal frees them from the wait for a page that another one has asked for. Not at once, as it costs MAP_SHARED;
+# and others do not, as mmap of such a file waits for all of its pages that are being read, deaf even to SIGKILL.
 STUCK_SECONDS = 3.0
 DOTS = 2  # entries of every listing: "." and ".."
 NAME_MAX = 255  # NAME_MAX of Linux; longer names are hidden (drive.md section 9)
@@ -419,7 +420,9 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EACCES)
         if not denied:
             file.begin()
-        buffered = file.complete or (self.buffer_incomplete and not self._is_stuck(inode))
+        buffered = file.complete or (
+            self.buffer_incomplete and not (self._is_stuck(inode) and catches_signals(ctx.pid))
+        )
         handle = next(self._handles)
         self._files[handle] = _OpenFile(file, entry, buffered, inode, ctx.pid, denied)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=True)

@@ -44,6 +44,7 @@ def _mask(numbers: Sequence[int]) -> int:
 
 _STOPPING_MASK = _mask(_STOPPING)
 _EVERYDAY_MASK = _mask(_EVERYDAY)
+_ENDING_MASK = _mask((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM))
 
 
 def calls_away(status: str) -> bool:
@@ -59,6 +60,12 @@ def calls_away(status: str) -> bool:
     )
     pending = (own | shared) & ~blocked & ~ignored
     return bool(pending & ~(_EVERYDAY_MASK & caught) & ~_STOPPING_MASK)
+
+
+def catches_signals(thread: int) -> bool:
+    """Whether it has a handler for one that usually ends a program: then not all waits of the kernel let it go."""
+    fields = dict(line.split(":", 1) for line in _read(f"/proc/{thread}/status").splitlines() if ":" in line)
+    return thread > 0 and bool(int(fields.get("SigCgt", "0"), 16) & _ENDING_MASK)
 
 
 def program_of(thread: int) -> int:

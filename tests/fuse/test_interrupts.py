@@ -134,6 +134,20 @@ def test_who_catches_signals_does_not_wait_for_a_page_of_another(
     assert out == noise(0, SMALL_WAITER)[:4096]
 
 
+def test_who_maps_a_file_on_which_another_hangs_can_be_killed(mounter: Mounter) -> None:
+    """As one that is run is mapped; it waits for its page, not in mmap, where nothing would end it."""
+    served = mounter("missing", "--impatient")
+    path = str(served.point / "waiting" / "000")
+    with started([sys.executable, "-c", READ_END, path, "0"]):
+        blocked(served, 1)
+        code = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + MAP_END
+        with started([sys.executable, "-c", code, path, str(OTHER_PAGE)]) as process:
+            blocked(served, 2)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(SOON)
+        served.command("arrive waiting/000")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_mapped_file_lets_go_too(mounter: Mounter, way: tuple[str, ...]) -> None:
     """A handler runs while the program waits for a page of a mapped file; after a second signal the page fails.
