@@ -1,7 +1,7 @@
 """FUSE requests answered out of a :class:`datfs.vfs.FileTree`; a protocol adapter and nothing else.
 
-Owns inode numbers, handles, and waiting requests. What the tree is, stands behind the
-seam; how the mount begins and ends, in :mod:`datfs.fuse_mount`. See fuse.md sections 2-7 and docs/fuse.md.
+Owns inode numbers, handles and waiting requests. What the tree is, stands behind the seam; how the mount begins and
+ends, in :mod:`datfs.fuse_mount`. See fuse.md sections 2-7 and docs/fuse.md.
 
 Everything runs in one thread, and between two awaits a handler is alone, so there are no locks. A handler
 that may wait does so in :mod:`datfs.waits`: with a deadline, counted, ended by :meth:`Operations.close` and when the
@@ -19,7 +19,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -31,10 +31,11 @@ from datfs import errors
 from datfs.activity import FileActivity, Located, WaitingRead
 from datfs.appearance import BLOCK_SIZE, Appearance
 from datfs.errnos import known_errno
+from datfs.handles import ECHO_SECONDS, DirectoryHandle, FileHandle
 from datfs.inodes import InodeTable, LookupCountError
 from datfs.signals import Look, catches_signals, program_of
 from datfs.unsettled import LateNames, Unsettled, place_of, shown, stand_in
-from datfs.vfs import Entry, FileTree, Kind, TreeFile, Update
+from datfs.vfs import Entry, FileTree, Kind, Update
 from datfs.waits import OthersBehind, Waits
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,6 @@ log = logging.getLogger(__name__)
 MAX_TASKS = 1024  # requests in hand at once; pyfuse3's 99 can all be used up by waiting reads
 WAITING_READS = MAX_TASKS - 64  # beyond it reads of what is not here fail with EBUSY ...
 WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local read always finds a worker
-# When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
-# the program. For this long after a time-out such a question is answered at once, lest the program wait three
-# times; but not if something came (TreeFile.progress): on a slow link it may only be what is read ahead that is late.
-ECHO_SECONDS = 0.5
 # For this long after a time-out further reads of the file fail at once, unless something came meanwhile: a program that
 # tries again and again, or the next one, does not wait in vain as long.
 HOPELESS_SECONDS = 10.0
@@ -100,61 +97,6 @@ def _unfailing(
     return unfailing
 
 
-@dataclass(slots=True)
-class _OpenFile:
-    """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start.
-
-    ``denied``: nothing is fetched for it.
-    ``interrupted``: the same of a read that was given up because of a signal; ``left``: if it was so twice. The program
-    came back after its handler ran, as one that has the file mapped must; it goes on when the read fails.
-    """
-
-    file: TreeFile
-    entry: Entry
-    buffered: bool
-    inode: int
-    opener: int  # the thread
-    denied: bool = False
-    program: int = 0  # that it is of, once it matters
-    interrupted: tuple[int, int, float] = (0, 0, -math.inf)
-    left: tuple[int, int, float] = (0, 0, -math.inf)
-    late: tuple[int, int, float] = (0, 0, -math.inf)
-    waiting: set[tuple[int, int, float]] = field(default_factory=set)
-
-    def is_called(self, look: Look) -> bool:
-        return look.reader_is_called(self.program, self.inode)
-
-    def note_late(self, offset: int, end: int, now: float) -> None:
-        first, last, when = self.late
-        if now - when < ECHO_SECONDS:
-            offset, end = min(offset, first), max(end, last)
-        self.late = (offset, end, now)
-
-    def is_echo(self, offset: int, end: int, now: float) -> bool:
-        if now - self.left[2] < ECHO_SECONDS and _overlap(self.left, offset, end):
-            return True
-        return self.buffered and now - self.late[2] < ECHO_SECONDS and _overlap(self.late, offset, end)
-
-    def note_interrupted(self, offset: int, end: int, now: float) -> None:
-        if _overlap(self.interrupted, offset, end):
-            self.left = (offset, end, now)
-        self.interrupted = (offset, end, now)
-
-
-def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:
-    return offset < before[1] and end > before[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """What an open directory lists, and the version it is of. ``number``: its inode, ``parent``: that of ``..``."""
-
-    tree: FileTree
-    entries: Sequence[Entry]
-    number: int
-    parent: int
-
-
 def _calls(ctx: RequestContext) -> Callable[[Look], bool]:
     thread = ctx.pid
     return lambda look: look.is_called(thread)
@@ -191,8 +133,8 @@ class Operations(pyfuse3.Operations):
         self._late_names = LateNames(ECHO_SECONDS)
         self._show_facts = show_facts
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
-        self._files: dict[int, _OpenFile] = {}
-        self._listings: dict[int, _Listing] = {}
+        self._files: dict[int, FileHandle] = {}
+        self._listings: dict[int, DirectoryHandle] = {}
         self._handles = itertools.count(1)
         self._is_denied = is_denied
         # Files of which a read timed out: when, and what TreeFile.news was then.
@@ -207,7 +149,7 @@ class Operations(pyfuse3.Operations):
     def activity(self) -> list[FileActivity]:
         """The open files that are not here whole, and the reads that wait for them."""
         now = trio.current_time()
-        by_entry: dict[Hashable, list[_OpenFile]] = {}
+        by_entry: dict[Hashable, list[FileHandle]] = {}
         for opened in self._files.values():
             if not opened.file.complete:
                 by_entry.setdefault(opened.entry.identity, []).append(opened)
@@ -370,7 +312,7 @@ class Operations(pyfuse3.Operations):
         tree = self._tree
         entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(ctx))
         handle = next(self._handles)
-        self._listings[handle] = _Listing(tree, entries, inode, self.inodes.parent_of(inode))
+        self._listings[handle] = DirectoryHandle(tree, entries, inode, self.inodes.parent_of(inode))
         return handle
 
     @_guarded
@@ -424,7 +366,7 @@ class Operations(pyfuse3.Operations):
             self.buffer_incomplete and not (self._is_stuck(inode) and catches_signals(ctx.pid))
         )
         handle = next(self._handles)
-        self._files[handle] = _OpenFile(file, entry, buffered, inode, ctx.pid, denied)
+        self._files[handle] = FileHandle(file, entry, buffered, inode, ctx.pid, denied)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=True)
 
     def _is_stuck(self, inode: int) -> bool:
@@ -445,7 +387,7 @@ class Operations(pyfuse3.Operations):
             return data
         return await self._read_missing(opened, off, size)
 
-    async def _read_missing(self, opened: _OpenFile, offset: int, size: int) -> bytes:
+    async def _read_missing(self, opened: FileHandle, offset: int, size: int) -> bytes:
         if opened.denied:
             raise FUSEError(errno.EACCES)  # it was here when it was opened
         end = offset + size
@@ -479,14 +421,14 @@ class Operations(pyfuse3.Operations):
             raise errors.IntegrityError(f"{len(data)} bytes came for {wanted} at offset {offset}")
         return data
 
-    def _note_late(self, opened: _OpenFile, offset: int, end: int, now: float) -> None:
+    def _note_late(self, opened: FileHandle, offset: int, end: int, now: float) -> None:
         opened.note_late(offset, end, now)
         self._hopeless[opened.entry.identity] = now, opened.file.news
         self._hopeless.move_to_end(opened.entry.identity)
         if len(self._hopeless) > HOPELESS_KEPT:
             self._hopeless.popitem(last=False)
 
-    def _is_hopeless(self, opened: _OpenFile, now: float) -> bool:
+    def _is_hopeless(self, opened: FileHandle, now: float) -> bool:
         when, news = self._hopeless.get(opened.entry.identity, (-math.inf, 0))
         return now - when < HOPELESS_SECONDS and news == opened.file.news
 

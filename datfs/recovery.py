@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from bitarray import bitarray
 
 from datfs import flat, proof
+from datfs.bitfield_file import BitfieldFile
 from datfs.crypto import TreeNode, leaf_hash, parent_node, root_checksum, verify
 from datfs.errors import BadStore
-from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
+from datfs.sleep import NodeFile, SignatureFile
 from datfs.storage import RandomAccess
 
 log = logging.getLogger(__name__)

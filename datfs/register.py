@@ -19,11 +19,12 @@ from datfs.audit import AuditReport as AuditReport
 from datfs.audit import BadChunk as BadChunk
 from datfs.audit import audit
 from datfs.bitfield import Bitfield
+from datfs.bitfield_file import BitfieldFile
 from datfs.crypto import Buffer, KeyPair, TreeNode, key_pair, leaf_hash, root_checksum, sign
 from datfs.errors import CorruptStorage, ForkedRegister, NotFound, ReadOnly
 from datfs.link import discovery_key
 from datfs.proof import PresenceSet
-from datfs.sleep import BitfieldFile, NodeFile, SignatureFile
+from datfs.sleep import NodeFile, SignatureFile
 from datfs.storage import OpenStorage, RandomAccess, Syncer
 from datfs.verification import check
 

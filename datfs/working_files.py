@@ -15,13 +15,14 @@ import stat as stat_bits
 from dataclasses import dataclass
 from pathlib import Path
 
+from datfs.bitfield_file import BitfieldFile
 from datfs.errors import BadMetadata, CorruptStorage, Gone, ReadOnly
 from datfs.folder import seen_notes
 from datfs.hashed_file import marks_of
 from datfs.metadata import SAFE_INTEGER, Stat, decode_record, name_of, valid_component
 from datfs.metadata import Path as DrivePath
 from datfs.register import Register
-from datfs.sleep import HEADER_BYTES, BitfieldFile
+from datfs.sleep import HEADER_BYTES
 from datfs.storage import Buffer, MemoryStorage, RandomAccess
 from datfs.store import Store
 from datfs.text import show_path

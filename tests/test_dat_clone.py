@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from datfs import clone_content, dat_content
+from datfs.bitfield_file import BitfieldFile
 from datfs.clone_content import PARTS
 from datfs.crypto import content_key_pair, key_pair
 from datfs.dat_clone import LATEST, DatClone, open_dat_clone, read_latest, write_latest
@@ -21,7 +22,6 @@ from datfs.dat_folder import create_dat_folder
 from datfs.errors import BadMetadata, BadStore, Conflict, NotADrive, ReadOnly, StoreLocked
 from datfs.metadata import Header, Stat, encode_header, encode_record, encode_stat
 from datfs.register import ChunkMissing, Register
-from datfs.sleep import BitfieldFile
 from datfs.storage import Buffer, directory_storage, memory_storage
 from datfs.store import folder_store
 from datfs.working_files import working_content

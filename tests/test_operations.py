@@ -20,6 +20,7 @@ from datfs import errors, fuse_ops
 from datfs.appearance import Appearance
 from datfs.errnos import ERRNOS, known_errno
 from datfs.fuse_ops import Operations
+from datfs.handles import ECHO_SECONDS
 from datfs.signals import Look
 from datfs.vfs import Entry, Kind, Update
 from tests.memory_tree import MTIME_NS, MemoryFile, MemoryTree, noise
@@ -600,7 +601,7 @@ async def test_the_kernels_second_question_is_answered_at_once(
     assert await refused(ops.read(opened.fh, 600, 50)) == errno.ETIMEDOUT
     assert trio.current_time() - began == pytest.approx(TIMEOUT)
     tree.file("gone.bin").news += 1
-    await trio.sleep(fuse_ops.ECHO_SECONDS)
+    await trio.sleep(ECHO_SECONDS)
     began = trio.current_time()
     assert await refused(ops.read(opened.fh, 600, 50)) == errno.ETIMEDOUT
     assert trio.current_time() - began == pytest.approx(TIMEOUT)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datfs import sleep
+from datfs.bitfield_file import BitfieldFile
 from datfs.crypto import TreeNode
 from datfs.errors import BadStore
 from datfs.sleep import (
@@ -17,7 +18,6 @@ from datfs.sleep import (
     NODES_PER_PAGE,
     SIGNATURES_HEADER,
     TREE_HEADER,
-    BitfieldFile,
     FileType,
     Header,
     NodeFile,

@@ -6,19 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datfs.bitfield_file import DATA_BYTES, TREE_BYTES, BitfieldFile
 from datfs.errors import BadStore
-from datfs.sleep import (
-    BITFIELD_HEADER,
-    DATA_BYTES,
-    HEADER_BYTES,
-    SIGNATURES_HEADER,
-    TREE_BYTES,
-    TREE_HEADER,
-    BitfieldFile,
-    FileType,
-    check_header,
-    describe,
-)
+from datfs.sleep import BITFIELD_HEADER, HEADER_BYTES, SIGNATURES_HEADER, TREE_HEADER, FileType, check_header, describe
 from datfs.storage import FileStorage
 
 READ_ENTRIES = 4096
