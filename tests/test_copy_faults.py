@@ -26,13 +26,6 @@ DISK = 48 * MIB
 FILES = {f"d{number}/file": random.Random(number).randbytes(3 * MIB) for number in range(4)}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Secret keys go into a home of the test."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with a drive of some large files."""
@@ -181,4 +174,4 @@ def test_a_checkout_stays_in_its_folder(tmp_path: Path, name: bytes) -> None:
     datfs("checkout", drive, "-o", out, "--force", "-q")
     assert files_in(out) == {"good": b"hostile"}
     assert list(elsewhere.iterdir()) == []
-    assert sorted(at.name for at in tmp_path.iterdir()) == ["drive", "elsewhere", "home", "out"]
+    assert sorted(at.name for at in tmp_path.iterdir()) == ["drive", "elsewhere", "out"]

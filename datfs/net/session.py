@@ -38,14 +38,12 @@ from datfs.net.messages import Data, Have, Info, Message, Request, Unhave, Want
 from datfs.net.rate_limit import RateLimit
 from datfs.net.replication import PeerState
 from datfs.net.traffic import Meters
-from datfs.net.transport import receive_into
+from datfs.net.transport import ReceiveBuffer, receive_into
 from datfs.net.upload import UploadState
 from datfs.sparse import SparseRegister
 
 log = logging.getLogger(__name__)
 
-RECEIVE_FIRST = 64 * 1024
-RECEIVE_MOST = 1024 * 1024  # for a peer that sends as much as we can take: what comes together costs less
 SEND_BYTES = 1024 * 1024  # answers are made while less than this waits to be sent
 SEND_PIECE = 256 * 1024
 UNSENT_MOST = 4096  # messages; from a peer that makes us say so much and does not read it, nothing more is read
@@ -233,9 +231,10 @@ class Session:
             self.end(error)
 
     async def _read(self) -> None:
-        view = memoryview(bytearray(RECEIVE_FIRST))
+        buffer = ReceiveBuffer()
         connection = self.connection
         while True:
+            view = buffer.view
             piece = view if self._down is None else view[: self._down.piece]
             count = await receive_into(self._stream, piece)
             if not count:
@@ -250,8 +249,7 @@ class Session:
                     self.flush()
                     await self._until_clear()
             self.flush()
-            if count == len(view) < RECEIVE_MOST:
-                view = memoryview(bytearray(2 * count))
+            buffer.fit(count)
             if self._down is not None:
                 await self._listen_later(self._down.take(count, self.heard))
 

@@ -15,6 +15,9 @@ from datfs.net.places import Address as Address  # also for those who dial
 
 DEFAULT_PORT = 3282
 CONNECT_TIMEOUT = 5.0
+RECEIVE_FIRST = 64 * 1024  # bytes received at a time
+RECEIVE_MOST = 1024 * 1024  # for a peer that sends as much as we can take: what comes together costs less
+LITTLE_IN_A_ROW = 100  # times that a peer sends no more than RECEIVE_FIRST before its memory shrinks to that
 
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
@@ -56,3 +59,19 @@ async def receive_into(stream: trio.abc.Stream, buffer: bytearray | memoryview) 
     data = await stream.receive_some(len(buffer))
     buffer[: len(data)] = data
     return len(data)
+
+
+class ReceiveBuffer:
+    """Memory to receive into, as large as the peer's speed makes use of. ``view``: all of it."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(RECEIVE_FIRST))
+        self._little = 0  # times in a row that the first size would have been enough
+
+    def fit(self, count: int) -> None:
+        """So many bytes came, and nobody needs them any more: another view may be the right one for the next."""
+        self._little = self._little + 1 if count <= RECEIVE_FIRST else 0
+        if count == len(self.view) < RECEIVE_MOST:
+            self.view = memoryview(bytearray(2 * count))
+        elif self._little == LITTLE_IN_A_ROW and len(self.view) > RECEIVE_FIRST:
+            self.view = memoryview(bytearray(RECEIVE_FIRST))

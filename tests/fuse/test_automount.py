@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import pytest
 
 from datfs import mountpoints
 from tests.growing_drive import growing_drive
-from tests.interop.datfs_side import DATFS, SECONDS, STUCK, Mounted, clear, datfs, datfs_json, wait_until
+from tests.interop.datfs_side import DATFS, SECONDS, Mounted, clear, datfs, datfs_json, serving, wait_until
 
 AT_ONCE = 10.0  # of a minute that the reader could wait
 
@@ -27,29 +26,11 @@ pytestmark = pytest.mark.fuse
 @contextmanager
 def automounted(point: Path, *arguments: object, spelling: tuple[str, ...] = ("automount",)) -> Iterator[Mounted]:
     """A root of all drives in the foreground, with its cache beside it; ended with SIGTERM, nothing may be left."""
-    point.mkdir(exist_ok=True)
-    log = point.parent / "log"
     options = ("--foreground", "--cache-dir", point.parent / "cache", *arguments)
-    with (
-        log.open("w+b") as said,
-        subprocess.Popen([*DATFS, *spelling, str(point), *map(str, options)], stderr=said) as process,
-    ):
-        mount = Mounted(point, process, said)
-        watchdog = threading.Timer(STUCK, process.kill)
-        watchdog.start()
-        try:
-            wait_until(lambda: "mounted all drives" in mount.stderr() or process.poll() is not None, "mounted")
-            assert process.poll() is None, mount.stderr()
-            yield mount
-            if process.poll() is None:
-                assert mount.end() == 0, mount.stderr()
-            assert not mount.alive, "the mount was left behind"
-            assert "Traceback" not in mount.stderr(), mount.stderr()
-        finally:
-            watchdog.cancel()
-            process.kill()
-            process.wait()
-            clear(point)
+    command = [*DATFS, *spelling, str(point), *map(str, options)]
+    log = point.parent / "log"
+    with log.open("w+b") as said, serving(command, point, said, "mounted all drives") as mount:
+        yield mount
 
 
 def why_not(path: Path) -> int | None:

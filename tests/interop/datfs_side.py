@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -98,14 +98,21 @@ def shell(command: str, where: Path, seconds: float = SECONDS) -> subprocess.Com
 @contextmanager
 def mounted(link: str | Path, point: Path, *arguments: str | Path) -> Iterator[Mounted]:
     """Mounts on ``point``, which is made if need be; ends with SIGTERM. Fails the test if something is left."""
-    point.mkdir(exist_ok=True)
     command = [*DATFS, "mount", "--foreground", str(link), str(point), *map(str, arguments)]
-    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stderr=said) as process:
+    with tempfile.TemporaryFile() as said, serving(command, point, said, "mounted version") as mount:
+        yield mount
+
+
+@contextmanager
+def serving(command: Sequence[str], point: Path, said: IO[bytes], ready: str) -> Iterator[Mounted]:
+    """The same of any command that mounts on ``point``, and says ``ready`` on stderr when it has."""
+    point.mkdir(exist_ok=True)
+    with subprocess.Popen(command, stderr=said) as process:
         mount = Mounted(point, process, said)
         watchdog = threading.Timer(STUCK, process.kill)
         watchdog.start()
         try:
-            wait_until(lambda: "mounted version" in mount.stderr() or process.poll() is not None, "mounted")
+            wait_until(lambda: ready in mount.stderr() or process.poll() is not None, "mounted")
             assert process.poll() is None, mount.stderr()
             yield mount
             if process.poll() is None:

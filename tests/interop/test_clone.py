@@ -22,13 +22,6 @@ from tests.interop.reference import MadeDrive, fill, serve
 HOME_FILES = {"a.txt": b"hello\n", "d/big.bin": random.Random(1).randbytes(3_000_000), "d/e/x": b"x", "empty": b""}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Secret keys go into a home of the test."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with a drive of ours in it."""

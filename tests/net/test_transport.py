@@ -9,7 +9,16 @@ import trio
 import trio.testing
 
 from datfs.errors import BadLink
-from datfs.net.transport import connect, parse_address, receive_into, show_address
+from datfs.net.transport import (
+    LITTLE_IN_A_ROW,
+    RECEIVE_FIRST,
+    RECEIVE_MOST,
+    ReceiveBuffer,
+    connect,
+    parse_address,
+    receive_into,
+    show_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +71,25 @@ async def test_receiving_from_sockets_and_other_streams() -> None:
         await receive_into(stream, buffer)
     await stream.aclose()
     await listener.aclose()
+
+
+def test_a_receive_buffer_is_as_large_as_it_is_used() -> None:
+    """It grows while a peer fills it, up to a MiB, and shrinks when it did not for long."""
+    buffer = ReceiveBuffer()
+    sizes = []
+    for _ in range(6):
+        sizes.append(len(buffer.view))
+        buffer.fit(len(buffer.view))
+    assert sizes == [65536, 131072, 262144, 524288, 1048576, 1048576]
+    for _ in range(LITTLE_IN_A_ROW - 1):
+        buffer.fit(RECEIVE_FIRST)
+    buffer.fit(RECEIVE_FIRST + 1)
+    for _ in range(LITTLE_IN_A_ROW - 1):
+        buffer.fit(1)
+    assert len(buffer.view) == RECEIVE_MOST
+    buffer.fit(1)
+    assert len(buffer.view) == RECEIVE_FIRST
+    for _ in range(2 * LITTLE_IN_A_ROW):
+        view = buffer.view
+        buffer.fit(1)
+        assert buffer.view is view
