@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -47,11 +47,21 @@ def readers(served: Served, count: int) -> Iterator[subprocess.Popen[str]]:
     paths = [str(served.point / "waiting" / f"{number:03}") for number in range(count)]
     process = subprocess.Popen([sys.executable, "-c", READERS, *paths], stdout=subprocess.PIPE, text=True)
     try:
+        wait_until(lambda: open_files(process.pid) >= set(paths), "all files are open")
         wait_until(lambda: served.waiting() >= count, "all readers wait")
         yield process
     finally:
         process.kill()
         process.communicate(timeout=SECONDS)
+
+
+def open_files(process: int) -> set[str]:
+    """The paths of what a process has open now."""
+    found = set()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(descriptor))
+    return found
 
 
 def failure(path: Path, offset: int = 0, length: int = 4096) -> tuple[int, float]:
