@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from datfs.errors import (
     NotADirectory,
     NotFound,
     TimedOut,
+    Unavailable,
 )
 from datfs.holdings import Availability, Facts, ensure_unless_lost
 from datfs.index_lists import Siblings
@@ -64,6 +66,7 @@ NAMES_KEPT = 125_000  # entries in kept listings, 370 bytes each: 45 MB
 PAST_NAMES_KEPT = 10_000  # the same of an old version
 FOLLOW_TIMEOUT = 30.0  # seconds for the metadata of a new version
 FOLLOW_RETRY = 1.0
+TIME_TIMEOUT = 2.0  # seconds for the time of the root
 OpenContent = Callable[[bytes], SparseRegister]
 CheckBytes = Callable[[Stat, str], None]
 
@@ -184,9 +187,22 @@ class Drive:
             version = newest
         if version > newest:
             raise NotFound(f"the drive has no version {version}: the newest known is {newest}")
+        dated = None
         if version:
             await self.metadata.ensure((version,))
-        return DriveTree(self, version, past=past, old=version < newest)
+            dated = await self._time_of_root(version)
+        return DriveTree(self, version, past=past, old=version < newest, dated=dated)
+
+    async def _time_of_root(self, version: int) -> Stat | None:
+        """Who tells the times of the root, if the newest entry is a deletion and does not: the newest that is left.
+
+        None if nobody does, or if that would have to be waited for: nothing else needs it.
+        """
+        with suppress(BadMetadata, Unavailable), trio.move_on_after(TIME_TIMEOUT):
+            if self.record(version).value is None:
+                found = await self.run(path_index.stat_path(self.record, version, ()))
+                return self.record(found.dated).stat if found is not None else None
+        return None
 
     async def diff(self, old: int, new: int) -> list[Change]:
         """What changed between two versions, old to new."""
@@ -280,9 +296,12 @@ class DriveTree:
     ``root_facts``: what :meth:`facts` tells of the root besides; whoever mounts the tree may set it. ``past``: one of
     many old versions that are looked into, which keeps less in memory. ``old``: there were newer ones already. Of both
     reading raises Gone as soon as everybody told that he lacks the content; of the newest version it may be on its way.
+    ``dated``: the times of the root, where the newest entry tells none.
     """
 
-    def __init__(self, drive: Drive, version: int, *, past: bool = False, old: bool = False) -> None:
+    def __init__(
+        self, drive: Drive, version: int, *, past: bool = False, old: bool = False, dated: Stat | None = None
+    ) -> None:
         self.drive = drive
         self.version = version
         self._past = past
@@ -295,7 +314,7 @@ class DriveTree:
                 newest = drive.record(version)
             except BadMetadata:
                 newest = None  # the root still exists; walks that need the record say what is wrong with it
-        self._root = _directory((), None, newest)
+        self._root = _directory((), version if newest is not None else 0, dated or (newest.stat if newest else None))
         self._claimed_bytes = _content_end(newest)
 
     def rooted_at(self, root: Entry) -> DriveTree:
@@ -344,7 +363,7 @@ class DriveTree:
             raise NotFound(f"there is no {show_path(path)} in version {self.version}")
         if found.kind == "directory":
             explicit = found.record.stat if found.record is not None else None
-            return _directory(path, explicit, self.drive.record(found.newest))
+            return _directory(path, found.newest, explicit or self.drive.record(found.dated).stat, explicit)
         assert found.record is not None
         stat = found.record.stat
         assert stat is not None
@@ -367,8 +386,8 @@ class DriveTree:
         entries = {
             name: _file(key, (*parent, name), seq, stat)
             if kind == "file" and stat is not None
-            else _directory((*parent, name), stat, drive.record(newest))
-            for name, kind, seq, stat, newest in children
+            else _directory((*parent, name), newest, stat or drive.record(dated).stat, stat)
+            for name, kind, seq, stat, newest, dated in children
         }
         self._listings.keep(parent, entries)
         return list(entries.values())
@@ -490,15 +509,17 @@ def _file(key: bytes, path: Path, seq: int, stat: Stat) -> Entry:
     return tuple.__new__(Entry, (path, Kind.FILE, size, mode & 0o777, mtime, ctime, (key, seq)))
 
 
-def _directory(path: Path, stat: Stat | None, newest: Record | None) -> Entry:
-    """A directory's entry. One that only follows from names below it has the time of the newest of those."""
-    times = stat if stat is not None else newest.stat if newest is not None else None
+def _directory(path: Path, newest: int, dated: Stat | None, own: Stat | None = None) -> Entry:
+    """A directory's entry, with the permissions of its own if it has one, and the times of ``dated``.
+
+    ``newest``: the newest chunk at or below it.
+    """
     return Entry(
         path=path,
         kind=Kind.DIRECTORY,
         size=0,
-        permissions=stat.mode & 0o777 if stat is not None else 0o755,
-        mtime_ns=mtime_ns(times.mtime) if times is not None else 0,
-        ctime_ns=mtime_ns(times.ctime) if times is not None else 0,
-        identity=(path, newest.seq if newest is not None else 0),
+        permissions=own.mode & 0o777 if own is not None else 0o755,
+        mtime_ns=mtime_ns(dated.mtime) if dated is not None else 0,
+        ctime_ns=mtime_ns(dated.ctime) if dated is not None else 0,
+        identity=(path, newest),
     )

@@ -34,7 +34,7 @@ from datfs.errnos import known_errno
 from datfs.handles import ECHO_SECONDS, DirectoryHandle, FileHandle
 from datfs.inodes import InodeTable, LookupCountError
 from datfs.signals import Look, catches_signals, program_of
-from datfs.unsettled import LateNames, Unsettled, place_of, shown, stand_in
+from datfs.unsettled import LateNames, is_stand_in, shown, stand_in, until
 from datfs.vfs import Entry, FileTree, Kind, Update
 from datfs.waits import OthersBehind, Waits
 
@@ -97,8 +97,7 @@ def _unfailing(
     return unfailing
 
 
-def _calls(ctx: RequestContext) -> Callable[[Look], bool]:
-    thread = ctx.pid
+def _calls(thread: int) -> Callable[[Look], bool]:
     return lambda look: look.is_called(thread)
 
 
@@ -243,7 +242,7 @@ class Operations(pyfuse3.Operations):
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         directory = self._entry(parent_inode)
-        called = _calls(ctx)
+        called = _calls(ctx.pid)
         since = trio.current_time()
         in_vain = self._late_names.has(directory, name, since)
         while True:
@@ -259,7 +258,7 @@ class Operations(pyfuse3.Operations):
                     self._late_names.note(directory, name, trio.current_time())
                 raise
             except OthersBehind:
-                entry = stand_in(Unsettled(directory, name, since + self._timeout))
+                entry = stand_in(directory, name, since + self._timeout)
                 return replace(self._look, cache_seconds=0).attributes(shown(entry), self._told(entry))
             else:
                 if tree is self._tree:
@@ -275,7 +274,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, inode: int) -> Entry:
         """What the kernel knows under this number. Raises ESTALE if it knows nothing, or only a stand-in."""
         entry = self.inodes.entry(inode)
-        if place_of(entry) is not None:
+        if is_stand_in(entry):
             raise OSError(errno.ESTALE, "what this name stands for is not known yet")
         return entry
 
@@ -283,16 +282,16 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Never waits, as the kernel knows from a lookup what it asks about; except for a stand-in."""
         entry = self.inodes.entry(inode)
-        place = place_of(entry)
-        if place is not None:
-            await self._settled(place, ctx)
+        if is_stand_in(entry):
+            await self._settled(entry, ctx)
             raise OSError(errno.ESTALE, "look it up again")
         return self._look.attributes(entry, inode)
 
-    async def _settled(self, place: Unsettled, ctx: RequestContext) -> None:
-        ask = partial(self._tree.lookup, place.directory, place.name)
+    async def _settled(self, entry: Entry, ctx: RequestContext) -> None:
+        *folder, name = entry.path
+        ask = partial(self._tree.lookup, self.inodes.directory(tuple(folder)), name)
         with suppress(errors.NotFound):
-            await self._waits.wait(ask, WAITING_ANY, _calls(ctx), max(place.until - trio.current_time(), 0.0))
+            await self._waits.wait(ask, WAITING_ANY, _calls(ctx.pid), max(until(entry) - trio.current_time(), 0.0))
 
     @_unfailing
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -308,17 +307,25 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
+        listing = await self._listed(inode, ctx.pid)
+        handle = next(self._handles)
+        self._listings[handle] = listing
+        return handle
+
+    async def _listed(self, inode: int, thread: int) -> DirectoryHandle:
         directory = self._entry(inode)
         tree = self._tree
-        entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(ctx))
-        handle = next(self._handles)
-        self._listings[handle] = DirectoryHandle(tree, entries, inode, self.inodes.parent_of(inode))
-        return handle
+        entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(thread))
+        return DirectoryHandle(tree, entries, inode, self.inodes.parent_of(inode), thread)
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """Ids are the places in the snapshot, from 1, ``.`` and ``..`` included; 0 begins again."""
+        """Ids are the places in the snapshot, from 1, ``.`` and ``..`` included; 0 begins again, with a new one."""
         listing = self._listings[fh]
+        if start_id == 0 and listing.begun and listing.tree is not self._tree:
+            # As rewinddir(3) wants it.
+            listing = self._listings[fh] = await self._listed(listing.number, listing.opener)
+        listing.begun = True
         look = self._look
         if listing.tree is not self._tree:
             look = replace(look, cache_seconds=0)  # of an older version: not to be kept
@@ -355,7 +362,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.ReadOnly("a mounted drive cannot be changed")
         entry = self._entry(inode)
-        file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx))
+        file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx.pid))
         denied = self._is_denied is not None and self._is_denied(ctx.pid)
         if denied and not file.complete:
             file.close()

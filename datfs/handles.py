@@ -63,14 +63,19 @@ class FileHandle:
         self.interrupted = (offset, end, now)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DirectoryHandle:
-    """What an open directory lists, and the version it is of. ``number``: its inode, ``parent``: that of ``..``."""
+    """What an open directory lists, and the version it is of. ``number``: its inode, ``parent``: that of ``..``.
+
+    ``opener``: the thread. ``begun``: whether it was read from; to read it from the beginning again is to look anew.
+    """
 
     tree: FileTree
     entries: Sequence[Entry]
     number: int
     parent: int
+    opener: int
+    begun: bool = False
 
 
 def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:

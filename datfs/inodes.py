@@ -4,13 +4,20 @@ Owns the maps number -> entry and entry -> number and how often the kernel was t
 attributes, no handles and no FUSE library.
 
 A number means one thing for the life of the mount: one content for files, which a tree may show at several paths (its
-old versions), one path for directories. It is given once and never again, so the generation of the protocol stays 0 and
-pages the kernel keeps can never belong to something else. An open file keeps its own object, not a number, so a number
-may go while a handle is still open.
+old versions), one path for directories. So pages that the kernel keeps can never belong to something else, and the
+generation of the protocol stays 0. And one thing has one number, also after the kernel forgot it: programs take a file
+whose number changes for another one. So numbers are made of what they stand for:
+
+* of a file which of the things it is from this is (``identity[0]``, in the order of their appearance), and
+  ``identity[1]``;
+* of a directory a hash of its path, or the next number if that is another directory's now;
+* of the few files whose figures do not fit a count, which begins anew each time that the kernel forgot them.
+
+An open file keeps its own object, not a number, so a number may go while a handle is still open.
 
 A kernel with much memory knows a million files, which as objects would take half a gigabyte. So files are kept in
 slots, packed, and their entries are made again when they are asked for, which is rare: the kernel keeps attributes
-itself. A number is a slot in its low half and in its high half how many numbers the slot had before.
+itself.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Hashable
+from hashlib import blake2b
 from struct import Struct, error
 from typing import TypeAlias
 
@@ -26,9 +34,16 @@ from datfs.vfs import Entry, Kind
 
 ROOT_NUMBER = 1  # FUSE_ROOT_ID: the kernel knows it without a lookup and never forgets it
 
-_SLOT_BITS = 32
-_SLOT = (1 << _SLOT_BITS) - 1
-_GENERATIONS = 2**31  # that a slot can have, so that numbers fit 63 bits
+# All numbers are less than 2**53, as some languages have no others than floats.
+_DIRECTORY = 1 << 52  # from here on those of directories
+_HASHES = 1 << 51
+_LOOSE = _DIRECTORY + _HASHES  # and from here on those of files whose figures do not fit
+_FIRST = ROOT_NUMBER + 1  # of the other files
+_NUMBER_BITS = 32  # for identity[1]
+_NUMBERS = 1 << _NUMBER_BITS
+_SOURCES_MOST = (1 << 20) - 1  # values of identity[0]
+
+_ROOT_SLOT = 1
 _SLOTS_AT_ONCE = 256
 
 # Of a file: identity[1], size, mtime, permissions; ctime if they have the bit that says so; then the name. Nearly all
@@ -53,13 +68,18 @@ class InodeTable:
         self._kept: list[bytes | Entry | None] = []
         self._homes: list[_Home | None] = []  # of what is packed
         self._counts: array[int] = array("Q")
-        self._generations: array[int] = array("I")
         self._files = SlotIndex()
         self._free: array[int] = array("I")
-        self._next = ROOT_NUMBER + 1  # the first slot that never had a number
+        self._next = _ROOT_SLOT + 1  # the first slot that was never used
         self._extend()
-        self._kept[ROOT_NUMBER] = root
+        self._kept[_ROOT_SLOT] = root
         self._directories = {root.path: ROOT_NUMBER}
+        self._slots = {ROOT_NUMBER: _ROOT_SLOT}  # of what has no packed number: directories and loose files
+        self._loose: dict[int, int] = {}  # numbers of loose files by slot
+        self._next_loose = _LOOSE
+        self._sources: dict[Hashable, int] = {}
+        self._by_source: list[Hashable] = []
+        self._source: tuple[Hashable, int] = (None, 0)  # the last one, and the first number of its files
         self._home: _Home = (None, ())  # the last one, as files of one directory come together
         self._asked: tuple[Entry, int, int] = (root, 0, 0)  # of the last number_of: entry, number, slot if it has one
 
@@ -78,21 +98,28 @@ class InodeTable:
         return self._counts[self._slot_of(number)]
 
     def number_of(self, entry: Entry) -> int:
-        """The number of ``entry``; a fresh one if it has none, which the next call of :meth:`taken` may take."""
+        """The number of ``entry``, whether the kernel knows it or not."""
         if entry.kind is Kind.DIRECTORY:
             number = self._directories.get(entry.path, 0)
-            slot = number & _SLOT
+            slot = self._slots[number] if number else 0
+            number = number or self._number_of_directory(entry.path)
         else:
-            slot = self._files.find(entry.identity)
-            number = self._generations[slot] << _SLOT_BITS | slot
-        if not slot:
-            number = self._fresh()
+            identity = of, number = entry.identity
+            slot = self._files.find(identity)
+            if of is self._source[0] and 0 <= number < _NUMBERS:
+                number += self._source[1]
+            else:
+                number = self._number_of_file(identity, slot)
         self._asked = entry, number, slot
         return number
 
     def directories(self) -> dict[tuple[bytes, ...], int]:
         """The numbers of the directories that the kernel knows, by path."""
         return dict(self._directories)
+
+    def directory(self, path: tuple[bytes, ...]) -> Entry:
+        """The directory at a path. Raises OSError(ESTALE) if the kernel does not know it."""
+        return self.entry(self._directories.get(path, 0))
 
     def parent_of(self, number: int) -> int:
         """The number of the directory that a directory is in; of the root its own, as nothing beyond it is known."""
@@ -102,7 +129,7 @@ class InodeTable:
 
     def replace_root(self, root: Entry) -> None:
         """The root of a newer version; it must have the same path. Its number stays."""
-        self._kept[ROOT_NUMBER] = root
+        self._kept[_ROOT_SLOT] = root
 
     def taken(self, number: int, entry: Entry) -> None:
         """Counts one reference more; call it when the kernel was told ``number`` for ``entry``."""
@@ -111,7 +138,7 @@ class InodeTable:
             if self.number_of(entry) != number:
                 raise LookupCountError(f"inode {number} is not that of the entry")
             slot = self._asked[2]
-        if slot == ROOT_NUMBER:
+        if slot == _ROOT_SLOT:
             self._kept[slot] = entry
             return
         if slot:
@@ -122,8 +149,7 @@ class InodeTable:
             self._occupy(number, entry)
 
     def forget(self, number: int, references: int) -> None:
-        """Takes back ``references``; the number goes with the last one. The root stays whatever is given
-        back.
+        """Takes back ``references``; with the last one the entry goes. The root stays whatever is given back.
 
         Raises LookupCountError, and changes nothing, if that is more than the kernel has.
         """
@@ -137,44 +163,68 @@ class InodeTable:
             raise LookupCountError(f"the kernel forgets inode {number} {references} times, it has {count}")
         self._counts[slot] = count - references
         if count == references:
-            self._vacate(slot)
+            self._vacate(slot, number)
 
-    # -- slots
+    # -- numbers
+
+    def _number_of_file(self, identity: tuple[Hashable, int], slot: int) -> int:
+        of, number = identity
+        if of is not self._source[0]:
+            source = self._sources.get(of)
+            if source is None:
+                if len(self._by_source) >= _SOURCES_MOST:
+                    return self._loose.get(slot, self._next_loose)
+                source = self._sources[of] = len(self._by_source)
+                self._by_source.append(of)
+            self._source = of, (source << _NUMBER_BITS) + _FIRST
+        if 0 <= number < _NUMBERS:
+            return self._source[1] + number
+        return self._loose.get(slot, self._next_loose)
+
+    def _number_of_directory(self, path: tuple[bytes, ...]) -> int:
+        """That which it will have: most likely always the same, as a hash is nobody else's, or what comes next."""
+        digest = int.from_bytes(blake2b(b"/".join(path), digest_size=8).digest(), "big")
+        while (number := _DIRECTORY + digest % _HASHES) in self._slots:
+            digest += 1
+        return number
 
     def _slot_of(self, number: int) -> int:
         """Where a number that the kernel has stands; 0 for others."""
-        slot = number & _SLOT
-        if slot < self._next and self._kept[slot] is not None and self._generations[slot] == number >> _SLOT_BITS:
-            return slot
-        return 0
+        if _FIRST <= number < _DIRECTORY:
+            source, number = divmod(number - _FIRST, _NUMBERS)
+            return self._files.find((self._by_source[source], number)) if source < len(self._by_source) else 0
+        return self._slots.get(number, 0)
 
-    def _fresh(self) -> int:
-        if not self._free:
-            return self._next
-        slot = self._free[-1]
-        return self._generations[slot] << _SLOT_BITS | slot
+    # -- slots
 
     def _extend(self) -> None:
         self._kept.extend([None] * _SLOTS_AT_ONCE)
         self._homes.extend([None] * _SLOTS_AT_ONCE)
         self._counts.extend([0] * _SLOTS_AT_ONCE)
-        self._generations.extend([0] * _SLOTS_AT_ONCE)
+
+    def _fresh(self) -> int:
+        if self._free:
+            return self._free.pop()
+        slot = self._next
+        self._next += 1
+        if self._next == len(self._kept):
+            self._extend()
+        return slot
 
     def _occupy(self, number: int, entry: Entry) -> None:
-        slot = number & _SLOT
+        slot = self._fresh()
+        if number >= _DIRECTORY:
+            self._slots[number] = slot
         if entry.kind is Kind.DIRECTORY:
             self._directories[entry.path] = number
             self._kept[slot] = entry
         else:
             self._files.add(entry.identity, slot)
             self._pack(slot, entry)
+            if number >= _LOOSE:
+                self._loose[slot] = number
+                self._next_loose += 1
         self._counts[slot] = 1
-        if self._free:
-            self._free.pop()
-        else:
-            self._next = slot + 1
-            if self._next == len(self._kept):
-                self._extend()
         self._asked = entry, number, slot
 
     def _renew(self, slot: int, entry: Entry) -> None:
@@ -188,17 +238,17 @@ class InodeTable:
                 return
         self._pack(slot, entry)
 
-    def _vacate(self, slot: int) -> None:
+    def _vacate(self, slot: int, number: int) -> None:
         entry = self._entry_in(slot)
         if entry.kind is Kind.DIRECTORY:
             del self._directories[entry.path]
         else:
             self._files.remove(entry.identity)
+            self._loose.pop(slot, None)
+        self._slots.pop(number, None)
         self._kept[slot] = self._homes[slot] = None
-        self._generations[slot] += 1
-        if self._generations[slot] < _GENERATIONS:
-            self._free.append(slot)
-        self._asked = (self._asked[0], 0, 0)  # the next fresh number is another one
+        self._free.append(slot)
+        self._asked = (self._asked[0], 0, 0)  # it may have been asked for before, and its slot is another's soon
 
     # -- entries
 

@@ -37,6 +37,8 @@ PlainFiles = Callable[[int], tuple[bytes, Stat] | None]
 EXPLICIT_SEARCH_ALL = 8
 EXPLICIT_SEARCH_FIRST = 2
 
+TIMES_SEARCHED = 4  # chunks that are looked at for the time of a directory if the newest one tells none
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -44,12 +46,14 @@ class Found:
 
     ``record``: the file's entry; for a directory that of its mkdir, or None if it is only implied, or has so
     many children that its entry was not looked for (``EXPLICIT_SEARCH_ALL``). ``newest``: the number of the
-    newest chunk at or below the path, 0 for the root of an empty drive.
+    newest chunk at or below the path, 0 for the root of an empty drive. ``dated``: that of the newest that tells a
+    time, if one is known: a deletion tells none.
     """
 
     kind: EntryKind
     record: Record | None
     newest: int
+    dated: int
 
 
 class Child(NamedTuple):
@@ -63,6 +67,7 @@ class Child(NamedTuple):
     seq: int
     stat: Stat | None
     newest: int
+    dated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ def stat_path(records: Records, head: int, path: Path) -> Steps[Found | None]:
         return None
     nearest = yield from _walk(records, head, path)
     if nearest is None:
-        return None if path else Found("directory", None, 0)
+        return None if path else Found("directory", None, 0, 0)
     candidates = _candidates(nearest, path)
     yield candidates
     return _judge(records, nearest, path, candidates)
@@ -155,7 +160,7 @@ def child_entries(records: Records, head: int, directory: Path, plain: PlainFile
         if plain is not None and (file := plain(seq)) is not None:
             name, stat = file
             if name not in found:
-                found[name] = tuple.__new__(Child, (name, "file", seq, stat, seq))  # half the time of Child(...)
+                found[name] = tuple.__new__(Child, (name, "file", seq, stat, seq, seq))  # half the time of Child(...)
             continue
         all_plain = False
         try:
@@ -183,7 +188,8 @@ def child_entries(records: Records, head: int, directory: Path, plain: PlainFile
             continue
         if verdict is not None:
             own = verdict.record
-            children.append(Child(name, verdict.kind, own.seq if own else 0, own.stat if own else None, one.seq))
+            about = (own.seq, own.stat) if own else (0, None)
+            children.append(Child(name, verdict.kind, *about, one.seq, verdict.dated))
     return children
 
 
@@ -227,7 +233,13 @@ def _candidates(nearest: Record, path: Path) -> tuple[int, ...]:
     others = _without(nearest.children(len(path)), nearest.seq)
     if others and nearest.path == path and (stat := nearest.stat) is not None and stat.kind == "directory":
         return ()  # its mkdir is the newest change
-    return others if len(others) <= EXPLICIT_SEARCH_ALL else others[:EXPLICIT_SEARCH_FIRST]
+    candidates = others if len(others) <= EXPLICIT_SEARCH_ALL else others[:EXPLICIT_SEARCH_FIRST]
+    if nearest.value is not None:
+        return candidates
+    # A deletion tells no time. What it names last, in each directory on its way, is the newest that is left there.
+    levels = range(len(path), len(nearest.path))
+    newest = {seq for depth in levels for seq in _without(nearest.children(depth), nearest.seq)[-1:]}
+    return tuple(sorted({*candidates, *sorted(newest)[-TIMES_SEARCHED:]}))
 
 
 def _judge(records: Records, nearest: Record, path: Path, candidates: Sequence[int]) -> Found | None:
@@ -235,18 +247,22 @@ def _judge(records: Records, nearest: Record, path: Path, candidates: Sequence[i
         return None
     own: Record | None = None
     inhabited = not path
-    for record in (nearest, *_decodable(records, candidates)):
+    seen = (nearest, *_decodable(records, candidates))
+    for record in seen:
         if record.path == path:
             own = own or record
         elif _is_below(record.path, path) and not _is_gone(record, len(path) + 1):
             inhabited = True
     stat = own.stat if own is not None else None
     kind = stat.kind if stat is not None else None
+    dated = nearest.seq
+    if nearest.stat is None:
+        dated = max((record.seq for record in seen if record.stat is not None), default=dated)
     if inhabited or kind == "directory":
-        return Found("directory", own if kind == "directory" else None, nearest.seq)
+        return Found("directory", own if kind == "directory" else None, nearest.seq, dated)
     if own is not None and own.stat_error is not None:
         raise BadMetadata(f"metadata chunk {own.seq}: {own.stat_error}")
-    return Found(kind, own, nearest.seq) if kind is not None else None
+    return Found(kind, own, nearest.seq, dated) if kind is not None else None
 
 
 def _is_below(path: Path, directory: Path) -> bool:

@@ -12,31 +12,32 @@ Knows no FUSE; :mod:`datfs.fuse_ops` asks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from itertools import count
 
 from datfs.vfs import Entry, Kind
 
 _MODE = 0o555  # nobody is refused before the name is settled
+_UNSETTLED = "unsettled"  # what all of them have in common, as nothing of a drive has
+
+_numbers = count()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Unsettled:
-    """What a stand-in stands for. ``until``: when whoever looked it up first has waited long enough (trio's clock)."""
+def stand_in(directory: Entry, name: bytes, until: float) -> Entry:
+    """Something for the table of inodes that has no path of its own there; see :func:`shown`.
 
-    directory: Entry
-    name: bytes
-    until: float
-
-
-def stand_in(place: Unsettled) -> Entry:
-    """A file for the table of inodes, as it has no path of its own that others could find; see :func:`shown`."""
-    return Entry((*place.directory.path, place.name), Kind.FILE, 0, _MODE, 0, 0, (place, 0))
+    ``until``: when whoever looked the name up first has waited long enough (trio's clock).
+    """
+    return Entry((*directory.path, name), Kind.FILE, 0, _MODE, round(until * 1e9), 0, (_UNSETTLED, next(_numbers)))
 
 
-def place_of(entry: Entry) -> Unsettled | None:
-    """What an entry stands in for; None if it is one of the tree."""
-    of = entry.identity[0]
-    return of if isinstance(of, Unsettled) else None
+def is_stand_in(entry: Entry) -> bool:
+    """Whether an entry is none of the tree."""
+    return entry.identity[0] is _UNSETTLED
+
+
+def until(entry: Entry) -> float:
+    """When those who wait for a stand-in have waited long enough (trio's clock)."""
+    return entry.mtime_ns / 1e9
 
 
 def shown(entry: Entry) -> Entry:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import datfs
 from datfs import drive as drive_module
@@ -220,6 +221,54 @@ def offline(storage: OpenStorage) -> Drive:
         return SparseRegister(Register.open(storage, key=key, prefix="content."), source, name="content")
 
     return Drive(metadata, open_content)
+
+
+async def test_deleting_leaves_times() -> None:
+    """A directory that something was deleted from has the time of its newest file, the root too, seen in any way."""
+    storage = memory_storage()
+    writer = DriveWriter.create(storage, key_pair(SEED))
+    for number in range(1, 20):
+        writer.put((b"d%d" % (number % 2), b"%d" % number), [], mtime=number)
+    writer.delete((b"d0", b"18"))
+    writer.delete((b"d1", b"3"))
+    writer.close()
+    drive = offline(storage)
+    tree = await drive.checkout()
+    listed = {entry.name: entry.mtime_ns for entry in await tree.list(tree.root)}
+    found = {name: (await (await drive.checkout()).find((name,))).mtime_ns for name in (b"d0", b"d1")}
+    assert listed == found == {b"d0": 16_000_000, b"d1": 19_000_000}
+    assert tree.root.mtime_ns == 19_000_000
+    assert (await drive.checkout(20)).root.mtime_ns == 19_000_000
+    assert (await drive.checkout(5)).root.mtime_ns == 5_000_000
+
+
+class Silent(NoSource):
+    """Somebody who may still tell something."""
+
+    def hopeless(self, register: SparseRegister) -> DatfsError | None:
+        """Not yet."""
+        return None
+
+
+async def test_the_time_of_the_root_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """If the newest entry is a deletion and nobody brings another one, a tree is made all the same, and soon."""
+    storage = memory_storage()
+    writer = DriveWriter.create(storage, key_pair(SEED))
+    writer.put((b"a",), [], mtime=1)
+    writer.put((b"b",), [], mtime=2)
+    writer.delete((b"a",))
+    source, here = writer.metadata, Register.open(memory_storage(), key=key_pair(SEED).public)
+    for index in (3, 0):
+        proof = source.proof(index, here.digest(index))
+        here.put(index, source.get(index), proof.nodes, proof.signature)
+    writer.close()
+    reason = "this is a test"
+    for nobody in (NoSource(reason), Silent(reason)):
+        drive = Drive(SparseRegister(here, nobody, name="metadata"), offline(storage)._open_content)
+        began = trio.current_time()
+        tree = await drive.checkout()
+        assert trio.current_time() - began < 5
+        assert (tree.version, tree.root.mtime_ns) == (3, 0)
 
 
 async def test_lookups_after_a_listing_decode_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

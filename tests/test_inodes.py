@@ -1,4 +1,4 @@
-"""Inode numbers and lookup counts: exact, never reused, never wrong in silence."""
+"""Inode numbers and lookup counts: exact, the same for the same thing, never wrong in silence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from datfs import inodes
 from datfs.inodes import ROOT_NUMBER, InodeTable, LookupCountError
 from datfs.slot_index import SlotIndex
 from datfs.vfs import Entry, Kind
@@ -69,15 +70,69 @@ def test_a_file_and_a_directory_of_one_path_are_two() -> None:
     assert take(table, directory(b"x")) != take(table, as_file)
 
 
-def test_numbers_are_never_given_again() -> None:
-    """After the last reference the number is gone for good, also for the same content."""
+ODD = Entry((b"odd",), Kind.FILE, -1, 0o107777, -5, 2**70, ((b"x", None), -3))
+FAR = Entry((b"far",), Kind.FILE, 1, 0o644, 1, 1, (b"key", 2**60))
+
+
+@pytest.mark.parametrize("entry", [file(b"a"), file(b"a", version=2**32 - 1), directory(b"d"), directory(b"d", b"e")])
+def test_what_comes_back_has_the_number_it_had(entry: Entry) -> None:
+    """A number that the kernel forgot says nothing, and is that of the same thing again; other tables give it too."""
     table = InodeTable(directory())
-    number = take(table, file(b"a"))
+    number = take(table, entry)
     table.forget(number, 1)
     with pytest.raises(OSError) as caught:
         table.entry(number)
     assert caught.value.errno == errno.ESTALE
-    assert take(table, file(b"a")) > number
+    others = [take(table, other(b"d", b"%d" % at)) for at in range(50) for other in (file, directory)]
+    assert take(table, entry) == number
+    assert len({number, *others}) == 101
+    assert table.entry(number) == entry
+    assert take(InodeTable(directory()), entry) == number
+
+
+@pytest.mark.parametrize("entry", [ODD, FAR])
+def test_a_file_whose_figures_do_not_fit_gets_a_fresh_number(entry: Entry) -> None:
+    """Each time that it comes back, as nothing could be made of its figures, and what was forgotten is nobody's."""
+    table = InodeTable(directory())
+    numbers = []
+    for _ in range(3):
+        numbers.append(take(table, entry))
+        assert take(table, entry) == numbers[-1]
+        table.forget(numbers[-1], 2)
+    assert len(set(numbers)) == 3
+
+
+def test_directories_whose_hashes_are_equal_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drive can have names that were looked for; then the second one gets the next number."""
+
+    class Same:
+        def __init__(self, path: bytes, digest_size: int) -> None:
+            self.size = digest_size
+
+        def digest(self) -> bytes:
+            return b"\xff" * self.size
+
+    monkeypatch.setattr(inodes, "blake2b", Same)
+    table = InodeTable(directory())
+    names = [directory(b"%d" % at) for at in range(20)]
+    numbers = [take(table, entry) for entry in names]
+    assert len(set(numbers)) == 20
+    assert [table.entry(number) for number in numbers] == names
+    assert max(numbers) < 2**53
+    table.forget(numbers[0], 1)
+    assert take(table, directory(b"other")) == numbers[0]
+    assert table.number_of(names[0]) not in numbers
+
+
+def test_files_of_too_many_sources_still_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own, as long as the kernel knows them."""
+    monkeypatch.setattr(inodes, "_SOURCES_MOST", 3)
+    table = InodeTable(directory())
+    files = [Entry((b"a",), Kind.FILE, 10, 0o644, 1, 1, (b"%d" % at, 7)) for at in range(9)]
+    numbers = [take(table, entry) for entry in files]
+    assert len(set(numbers)) == 9
+    assert [take(table, entry) for entry in files] == numbers
+    assert [table.entry(number) for number in numbers] == files
 
 
 def test_a_number_that_was_not_taken_leaves_nothing() -> None:
@@ -138,8 +193,8 @@ def test_counts_follow_a_plain_model() -> None:
         Entry((b"a", b"\xffb"), Kind.FILE, 10, 0o644, 10**18, 10**18, (b"key", 7)),
         Entry((b"other-ctime",), Kind.FILE, 2**32 - 1, 0o777, 10**18, 5, (b"key", 2**32 - 1)),
         Entry((b"large",), Kind.FILE, 2**32, 0o644, 1, 1, (b"key", 7)),
-        Entry((b"far",), Kind.FILE, 1, 0o644, 1, 1, (b"key", 2**60)),
-        Entry((b"odd",), Kind.FILE, -1, 0o107777, -5, 2**70, ((b"x", None), -3)),
+        FAR,
+        ODD,
     ],
     ids=lambda entry: entry.name.decode("ascii", "replace"),
 )
@@ -150,7 +205,7 @@ def test_a_file_is_given_back_as_it_was(entry: Entry) -> None:
     assert table.entry(number) == entry
     assert table.number_of(entry) == number
     table.forget(number, 1)
-    assert table.number_of(entry) != number
+    assert len(table) == 1
 
 
 @pytest.mark.parametrize("later", [(b"d", b"a"), (b"xa",), (b"a" * 255,)])
@@ -166,16 +221,17 @@ def test_a_file_is_where_it_was_seen_last(later: tuple[bytes, ...]) -> None:
 
 
 def test_what_the_kernel_forgot_leaves_room() -> None:
-    """However many files come and go, no number comes twice, and the low halves stay as small as what is known."""
+    """However many files come and go, none takes memory that the kernel does not know."""
     table = InodeTable(directory())
     chance = random.Random(3)
     live: dict[int, Entry] = {}
-    given = set()
+    given: dict[int, Entry] = {}
     for turn in range(5000):
-        entry = (file if turn % 3 else directory)(b"d%d" % (turn % 7), b"%d" % turn)
+        entry = [file, directory, lambda *path: Entry(path, Kind.FILE, 1, 0, 1, 1, (b"far", 2**40 + len(given)))][
+            turn % 3
+        ](b"d%d" % (turn % 7), b"%d" % turn)
         number = take(table, entry)
-        assert number not in given
-        given.add(number)
+        assert given.setdefault(number, entry) == entry
         live[number] = entry
         if len(live) > 50:
             gone = chance.choice(list(live))
@@ -183,7 +239,8 @@ def test_what_the_kernel_forgot_leaves_room() -> None:
             del live[gone]
             with pytest.raises(OSError):
                 table.entry(gone)
-    assert max(number & 0xFFFF_FFFF for number in given) <= 53
+    assert len(given) == 5000
+    assert len(table) == len(live) + 1
     assert {number: table.entry(number) for number in live} == live
 
 

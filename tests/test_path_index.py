@@ -37,7 +37,7 @@ def names(drive: MemoryDrive, directory: str, version: int | None = None) -> lis
 
 def found_as(drive: MemoryDrive, child: Child) -> Found:
     """What :func:`path_index.stat_path` has to find where a listing shows this."""
-    return Found(child.kind, drive.record(child.seq) if child.seq else None, child.newest)
+    return Found(child.kind, drive.record(child.seq) if child.seq else None, child.newest, child.dated)
 
 
 def kind(drive: MemoryDrive, path: str) -> str | None:
@@ -284,7 +284,7 @@ def test_deletion_in_a_drive_without_entries_writes_nothing() -> None:
 def test_the_empty_drive() -> None:
     """Version 0 has a root, and nothing in it; no chunk is asked for."""
     drive = MemoryDrive()
-    assert drive.walk(path_index.stat_path, 0, ()) == Found("directory", None, 0)
+    assert drive.walk(path_index.stat_path, 0, ()) == Found("directory", None, 0, 0)
     assert drive.walk(path_index.child_entries, 0, ()) == []
     assert drive.walk(path_index.get, 0, p("/a")) is None
     assert drive.walk(path_index.stat_path, 0, p("/a")) is None
@@ -314,12 +314,30 @@ def test_deleting_below_a_file_leaves_a_file() -> None:
     assert [(child.name, child.kind) for child in drive.walk(path_index.child_entries, 2, ())] == [(b"a", "file")]
 
 
+@pytest.mark.parametrize("many", [3, 30])
+def test_a_directory_in_which_something_was_deleted_has_a_time(many: int) -> None:
+    """That of the newest entry that is left: a deletion tells none. A few chunks more are asked for at most."""
+    drive = MemoryDrive()
+    for number in range(many):
+        drive.put(p(f"/d/{number}"))
+    drive.put(p("/e"))
+    newest = drive.delete(p("/d/1"))
+    for path in ("/", "/d"):
+        found = drive.walk(path_index.stat_path, newest, p(path))
+        assert found is not None
+        assert (found.newest, found.dated) == (newest, many + 1 if path == "/" else many)
+        assert len(drive.batches[-1]) <= path_index.EXPLICIT_SEARCH_ALL + path_index.TIMES_SEARCHED
+    children = {child.name: child for child in drive.walk(path_index.child_entries, newest, ())}
+    assert (children[b"d"].newest, children[b"d"].dated) == (newest, many)
+    assert (children[b"e"].newest, children[b"e"].dated) == (many + 1, many + 1)
+
+
 def test_a_value_on_the_root_is_no_file() -> None:
     """The root stays a directory, with the mode of a mkdir if there was one."""
     drive = MemoryDrive()
     drive.put((), A_FILE)
     drive.put(p("/a"))
-    assert drive.walk(path_index.stat_path, 2, ()) == Found("directory", None, 2)
+    assert drive.walk(path_index.stat_path, 2, ()) == Found("directory", None, 2, 2)
     assert names(drive, "/") == ["a"]
     made = drive.put((), A_PRIVATE_DIRECTORY)
     found = drive.walk(path_index.stat_path, made, ())
@@ -490,7 +508,7 @@ def test_the_first_of_two_elements_with_one_name_wins() -> None:
     record = drive.walk(path_index.get, 3, p("/a"))
     assert record == drive.record(1)
     assert drive.walk(path_index.list_children, 3, ()) == {b"a": 1, b"b": 3}
-    assert drive.walk(path_index.stat_path, 3, p("/a")) == Found("file", record, 1)
+    assert drive.walk(path_index.stat_path, 3, p("/a")) == Found("file", record, 1, 1)
 
 
 def test_the_first_of_two_entries_of_a_directory_wins() -> None:
@@ -500,7 +518,7 @@ def test_the_first_of_two_entries_of_a_directory_wins() -> None:
     drive.put(p("/d"), A_DIRECTORY)
     drive.append(p("/d/x"), A_FILE, [[3], [1, 2, 3], [3]])
     assert drive.walk(path_index.get, 3, p("/d")) == drive.record(1)
-    assert drive.walk(path_index.stat_path, 3, p("/d")) == Found("directory", drive.record(1), 3)
+    assert drive.walk(path_index.stat_path, 3, p("/d")) == Found("directory", drive.record(1), 3, 3)
 
 
 @pytest.mark.parametrize("path", ["/gone", "/gone/x", "/gone/x/y"])

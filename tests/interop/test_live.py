@@ -57,6 +57,36 @@ def test_a_mount_follows_the_writer(drive_of: DriveOf, tmp_path: Path) -> None:
 
 
 @pytest.mark.fuse
+def test_what_did_not_change_stays_what_it_is(drive_of: DriveOf, tmp_path: Path) -> None:
+    """Numbers and times of files and folders beside which others come and go; a folder that is open is current."""
+    drive = drive_of("simple")
+
+    def numbers(top: Path) -> dict[str, int]:
+        return {str(path): path.stat().st_ino for path in (top, *top.rglob("*"))}
+
+    with (
+        serve(drive.path, "--seed", SEED) as peer,
+        mounted(drive.link, tmp_path / "m", "--peer", peer.address, "--memory") as mount,
+    ):
+        at = mount.point
+        before, modified = numbers(at), (at / "hello.txt").stat().st_mtime_ns
+        folder = os.open(at / "docs", os.O_RDONLY)
+        try:
+            names = os.listdir(folder)
+            peer.apply({"op": "put", "path": "/docs/new.txt", "text": "new"})
+            appears(at / "docs" / "new.txt", "new")
+            assert sorted(os.listdir(folder)) == sorted([*names, "new.txt"])
+        finally:
+            os.close(folder)
+        assert before.items() <= numbers(at).items()
+        peer.apply({"op": "del", "path": "/docs/new.txt"})
+        wait_until(lambda: not (at / "docs" / "new.txt").exists(), "it is gone again", 10)
+        assert before.items() <= numbers(at).items()
+        assert (at / "hello.txt").stat().st_mtime_ns == modified
+        assert min((at / name).stat().st_mtime_ns for name in ("", "docs")) > 0
+
+
+@pytest.mark.fuse
 def test_a_mount_follows_after_a_lost_connection(drive_of: DriveOf, tmp_path: Path) -> None:
     """What was written while nobody was connected shows when the peer is back."""
     drive = drive_of("simple")
