@@ -64,6 +64,8 @@ def parse_options(text: str, base: MountOptions | None = None) -> MountOptions:
             options = replace(options, umask=_number(name, value, 8, 0o777))
         elif name == "read_ahead_kb":
             options = replace(options, read_ahead_kb=_number(name, value, 10, 65_536))
+        elif name == "remount":
+            raise ValueError("mount option 'remount': a mount cannot be changed; unmount it and mount it anew")
         elif name == "rw":
             raise ValueError("mount option 'rw': a mounted drive is always read-only")
         elif name in _PASSED or name in _GIVEN:

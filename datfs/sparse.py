@@ -214,7 +214,7 @@ class SparseRegister:
                 for index, make_error in self.wants.refused.items():
                     if index >= before:
                         raise make_error()
-                error = self.source.hopeless(self)
+                error = self.hopeless()
                 if error is not None:
                     raise error
                 await event.wait()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
-from datfs.errors import BadLink, NotADrive, StoreLocked
+from datfs.errors import BadLink, BadStore, NotADrive, StoreLocked
 from datfs.link import discovery_key
 from datfs.storage import OpenStorage, RandomAccess, directory_storage, memory_storage
 
@@ -60,8 +60,14 @@ def closed_with(store: Store, stack: contextlib.ExitStack) -> Store:
 
 
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/datfs``, or the platform's place for such."""
-    return platformdirs.user_cache_path("datfs", appauthor=False)
+    """``$XDG_CACHE_HOME/datfs``, or the platform's place for such. Raises BadStore if the user has no home folder."""
+    try:
+        return platformdirs.user_cache_path("datfs", appauthor=False)
+    except RuntimeError:
+        raise BadStore(
+            "there is no place for a cache, as this user has no home folder (HOME is not set):"
+            " name one with --cache-dir, or with --memory keep nothing"
+        ) from None
 
 
 def memory_store() -> Store:

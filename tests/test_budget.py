@@ -12,7 +12,7 @@ from datfs.budget import Budget
 from datfs.drive import Drive
 from datfs.errnos import known_errno
 from datfs.errors import BudgetSpent
-from tests.helpers import ScriptedPeer, drive_of, honest, make_drive
+from tests.helpers import ScriptedPeer, drive_of, honest, make_drive, swarm_of
 
 CHUNK = 65_536
 FILES = {"a": bytes(range(1, 256)) * 1024, "b": b"b" * (8 * CHUNK), "c": b"c" * 10}
@@ -53,6 +53,16 @@ async def test_what_is_here_is_read_when_the_budget_is_used_up(autojump_clock: t
         await trio.sleep(20)
         assert len(peer.asked) == asked
         assert swarm.sessions
+
+
+async def test_nothing_is_waited_for_without_a_budget(autojump_clock: trio.testing.MockClock) -> None:
+    """A drive of which nothing is here cannot be opened then, and that is said at once."""
+    writer = make_drive(FILES)
+    peer = ScriptedPeer([writer.metadata, writer.content], honest)
+    async with swarm_of([writer.metadata.key], peer) as ([metadata], _, _):
+        metadata.limit_by(Budget(0))
+        with trio.fail_after(0.001), pytest.raises(BudgetSpent, match="budget of 0"):
+            await metadata.learn_length()
 
 
 @pytest.mark.expect_log("budget of .* is used up")

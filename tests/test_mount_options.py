@@ -58,6 +58,7 @@ def test_a_base_is_kept_where_nothing_is_said() -> None:
         ("fsname=", "fsname"),
         ("fsname=a\\b", "fsname"),
         ("fsname=ä", "fsname"),
+        ("remount", "unmount it and mount it anew"),
     ],
 )
 def test_the_unknown_and_the_wrong_are_named(text: str, named: str) -> None:

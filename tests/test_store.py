@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datfs.errors import BadLink, NotADrive, ReadOnly, StoreLocked
+from datfs.errors import BadLink, BadStore, NotADrive, ReadOnly, StoreLocked
 from datfs.link import discovery_key
 from datfs.store import (
     LOCK_NAME,
@@ -51,6 +51,15 @@ def test_the_default_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """$XDG_CACHE_HOME is honoured."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / "datfs"
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to do about it; such users run services."""
+    for variable in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    with pytest.raises(BadStore, match="--cache-dir"):
+        default_cache_dir()
 
 
 def test_two_owners_in_one_process(tmp_path: Path) -> None:

@@ -80,6 +80,15 @@ def test_a_unit_of_nonsense() -> None:
     assert "nonsense" in failure(7, "systemd-unit", "nonsense", "/mnt")
 
 
+def test_options_of_a_unit() -> None:
+    """What `datfs mount` would refuse is refused now; paths are whole, as a unit begins elsewhere."""
+    assert "--bogus" in failure(2, "systemd-unit", LINK, "/mnt", "--bogus")
+    assert "--timeout" in failure(2, "systemd-unit", LINK, "/mnt", "--timeout", "soon")
+    text = output("systemd-unit", LINK, "mnt", "--cache-dir", "c", "--log=l", "--peer", "c")
+    here = os.getcwd()
+    assert f"--cache-dir {here}/c --log={here}/l --peer c -- {LINK} {here}/mnt\n" in text
+
+
 def test_without_a_service_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable, or one that is no place, is no error."""
     for place in (None, "", "relative"):

@@ -17,7 +17,16 @@ from rich.console import Console
 from datfs import mountpoints, readiness
 from datfs.budget import Budget
 from datfs.cli.failures import exit_code, explain
-from datfs.cli.options import SizeType, TargetType, drive_options, listen_options, listening, make_options, notice
+from datfs.cli.options import (
+    PlaceType,
+    SizeType,
+    TargetType,
+    drive_options,
+    listen_options,
+    listening,
+    make_options,
+    notice,
+)
 from datfs.client import OpenDrive, Options
 from datfs.daemon import run_in_background
 from datfs.errors import DatfsError
@@ -26,6 +35,7 @@ from datfs.mount import check_fuse, run, run_root
 from datfs.mount_options import MountOptions, parse_options
 from datfs.net.discovery.names import NamedLink
 from datfs.net.listening import ListenAt
+from datfs.store import default_cache_dir
 from datfs.text import show_size
 
 DEFAULT_READ_AHEAD_KB = 1024
@@ -126,9 +136,9 @@ idle_option = click.option(
 
 @click.command()
 @click.argument("link", type=TargetType(named=True), required=False, metavar="LINK")
-@click.argument("directory", type=click.Path(), required=False, metavar="DIRECTORY")
+@click.argument("directory", type=PlaceType(), required=False, metavar="DIRECTORY")
 @click.option(
-    "--root", metavar="DIR", type=click.Path(), help="Instead of one drive mount all on DIR: see datfs automount."
+    "--root", metavar="DIR", type=PlaceType(), help="Instead of one drive mount all on DIR: see datfs automount."
 )
 @idle_option
 @mounting_options
@@ -169,7 +179,7 @@ def mount(
 
 
 @click.command()
-@click.argument("directory", type=click.Path())
+@click.argument("directory", type=PlaceType())
 @idle_option
 @mounting_options
 @listen_options
@@ -222,7 +232,10 @@ def _prepared(
     usual = ListenAt(needed=False) if options.ways.names and not folder else None
     options = listening(options, listen, no_listen, usual=usual)
     mount_options = replace(mount_options, deny_programs=frozenset(deny_programs))
-    mountpoints.prepare(directory)
+    point = mountpoints.prepare(directory)
+    if not options.memory and not folder:
+        # Now, as opening it would make the mount point one that is not empty.
+        mountpoints.refuse_inside(str(options.cache_dir or default_cache_dir()), point, "the folder of the cache")
     return directory, options, mount_options
 
 
@@ -329,7 +342,7 @@ async def _live_line(status: Any, opened: OpenDrive) -> None:
 
 
 @click.command()
-@click.argument("directory", type=click.Path())
+@click.argument("directory", type=PlaceType())
 def umount(directory: str) -> None:
     """Unmount DIRECTORY, by force if need be.
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 import trio
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -52,6 +53,22 @@ class AddressType(click.ParamType[Address]):
             return parse_address(value, self._default_port)
         except BadLink as error:
             self.fail(str(error), param, ctx)
+
+
+class PlaceType(click.ParamType[str]):
+    """A directory that nobody looks at here: what is mounted there may hang, or not be ours to read."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself; a usage error if it can be no path."""
+        if not value or "\0" in value:
+            self.fail(f"{value!r} is no path of a directory", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Directories; the shell looks."""
+        return [CompletionItem(incomplete, type="dir")]
 
 
 class RateType(click.ParamType[int]):

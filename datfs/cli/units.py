@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from datfs.cli.options import TargetType
+from datfs.cli.mounting import mount
+from datfs.cli.options import PlaceType, TargetType
 from datfs.errors import BadLink
 from datfs.link import Link
 from datfs.net.discovery.names import NamedLink
+
+_PATHS = ("--cache-dir", "--log")  # options whose values are paths
 
 UNIT = """\
 # {where}
@@ -40,26 +44,28 @@ WantedBy={target}
 
 @click.command("systemd-unit", context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.argument("link", type=TargetType(named=True))
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PlaceType())
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--user", is_flag=True, help="A unit for the person's own service manager (systemctl --user).")
-def systemd_unit(link: Link | NamedLink | Path, directory: Path, options: tuple[str, ...], user: bool) -> None:
+def systemd_unit(link: Link | NamedLink | Path, directory: str, options: tuple[str, ...], user: bool) -> None:
     """Print a systemd unit that mounts LINK on DIRECTORY; OPTIONS are those of `datfs mount`.
 
     The first line says where to put it.
     """
-    directory = directory.absolute()
+    directory = os.path.abspath(directory)
     target = str(link.absolute()) if isinstance(link, Path) else str(link)
-    name = f"{escaped(str(directory))}.datfs.service"
+    name = f"{escaped(directory)}.datfs.service"
     folder = "~/.config/systemd/user" if user else "/etc/systemd/system"
     manager = "systemctl --user" if user else "systemctl"
-    words = [*options, "--", target, str(directory)]
+    options = tuple(_absolute(options))
+    words = [*options, "--", target, directory]
+    mount.make_context("datfs mount", [*words])  # nobody reads what it says at the next start of the machine
     if not user and not any(option.startswith(("--cache-dir", "--memory")) for option in options):
         words = ["--cache-dir", "%C/datfs", *words]
     print(
         UNIT.format(
             where=f"{folder}/{name}   then: {manager} daemon-reload && {manager} enable --now '{name}'",
-            call=" ".join([*(["--user"] if user else []), target, str(directory), *options]),
+            call=" ".join([*(["--user"] if user else []), target, directory, *options]),
             directory=directory,
             name=name,
             program=quoted(str(Path(sys.executable).with_name("datfs"))),
@@ -71,6 +77,19 @@ def systemd_unit(link: Link | NamedLink | Path, directory: Path, options: tuple[
         ),
         end="",
     )
+
+
+def _absolute(options: Sequence[str]) -> Iterator[str]:
+    """The options with whole paths, as a unit begins in another folder."""
+    path_next = False
+    for word in options:
+        name, equals, value = word.partition("=")
+        if path_next:
+            word = os.path.abspath(word)
+        elif name in _PATHS and equals:
+            word = f"{name}={os.path.abspath(value)}"
+        path_next = not path_next and word in _PATHS
+        yield word
 
 
 def quoted(word: str) -> str:

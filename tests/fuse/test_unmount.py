@@ -142,6 +142,17 @@ def test_the_command_says_which_way_worked(mounter: Mounter, way: str) -> None:
     assert not served.mounted
 
 
+def test_a_hung_mount_is_unmounted_unseen(mounter: Mounter) -> None:
+    """Nothing looks at the directory on the way, which would wait for the process that hangs."""
+    served = mounter("missing")
+    served.process.send_signal(signal.SIGSTOP)
+    ended = datfs("umount", served.point)
+    served.process.send_signal(signal.SIGCONT)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert served.end()[0] == 0
+    assert not served.mounted
+
+
 def test_a_killed_process_leaves_errors_not_an_empty_folder(mounter: Mounter) -> None:
     """After kill -9 the mount answers ENOTCONN, is recognised, and is cleared by the next mount on the place."""
     served = mounter("standard")
