@@ -79,7 +79,8 @@ class InodeTable:
         self._next_loose = _LOOSE
         self._sources: dict[Hashable, int] = {}
         self._by_source: list[Hashable] = []
-        self._source: tuple[Hashable, int] = (None, 0)  # the last one, and the first number of its files
+        self._source: Hashable = None  # the last one
+        self._source_first = 0  # the first number of its files
         self._home: _Home = (None, ())  # the last one, as files of one directory come together
         self._asked: tuple[Entry, int, int] = (root, 0, 0)  # of the last number_of: entry, number, slot if it has one
 
@@ -106,8 +107,8 @@ class InodeTable:
         else:
             identity = of, number = entry.identity
             slot = self._files.find(identity)
-            if of is self._source[0] and 0 <= number < _NUMBERS:
-                number += self._source[1]
+            if of is self._source and 0 <= number < _NUMBERS:
+                number += self._source_first
             else:
                 number = self._number_of_file(identity, slot)
         self._asked = entry, number, slot
@@ -169,16 +170,16 @@ class InodeTable:
 
     def _number_of_file(self, identity: tuple[Hashable, int], slot: int) -> int:
         of, number = identity
-        if of is not self._source[0]:
+        if of is not self._source:
             source = self._sources.get(of)
             if source is None:
                 if len(self._by_source) >= _SOURCES_MOST:
                     return self._loose.get(slot, self._next_loose)
                 source = self._sources[of] = len(self._by_source)
                 self._by_source.append(of)
-            self._source = of, (source << _NUMBER_BITS) + _FIRST
+            self._source, self._source_first = of, (source << _NUMBER_BITS) + _FIRST
         if 0 <= number < _NUMBERS:
-            return self._source[1] + number
+            return self._source_first + number
         return self._loose.get(slot, self._next_loose)
 
     def _number_of_directory(self, path: tuple[bytes, ...]) -> int:
@@ -202,28 +203,27 @@ class InodeTable:
         self._homes.extend([None] * _SLOTS_AT_ONCE)
         self._counts.extend([0] * _SLOTS_AT_ONCE)
 
-    def _fresh(self) -> int:
-        if self._free:
-            return self._free.pop()
-        slot = self._next
-        self._next += 1
-        if self._next == len(self._kept):
-            self._extend()
-        return slot
-
     def _occupy(self, number: int, entry: Entry) -> None:
-        slot = self._fresh()
-        if number >= _DIRECTORY:
+        if self._free:
+            slot = self._free.pop()
+        else:
+            slot = self._next
+            self._next = slot + 1
+            if self._next == len(self._kept):
+                self._extend()
+        if number < _DIRECTORY:
+            self._files.add(entry.identity, slot)
+            self._pack(slot, entry)
+        elif number < _LOOSE:
             self._slots[number] = slot
-        if entry.kind is Kind.DIRECTORY:
             self._directories[entry.path] = number
             self._kept[slot] = entry
         else:
+            self._slots[number] = slot
             self._files.add(entry.identity, slot)
             self._pack(slot, entry)
-            if number >= _LOOSE:
-                self._loose[slot] = number
-                self._next_loose += 1
+            self._loose[slot] = number
+            self._next_loose += 1
         self._counts[slot] = 1
         self._asked = entry, number, slot
 
