@@ -67,6 +67,7 @@ async def run(
     ``ready`` is called when the mount answers. Raises MountError, and as :func:`datfs.client.open_drive` does.
     """
     check_fuse()
+    mountpoint = mountpoints.resolve(mountpoint)  # once it is mounted, to look would be to wait for ourselves
     async with open_drive(target, options, notice=notice) as opened:
         if opened.store.folder is not None:
             mountpoints.refuse_inside(str(opened.store.folder), mountpoint, "the folder of the drive's chunks")
@@ -112,6 +113,7 @@ async def run_root(
     ``idle``: seconds after which a drive that nobody uses is closed.
     """
     check_fuse()
+    mountpoint = mountpoints.resolve(mountpoint)
     cache_dir = options.cache_dir or default_cache_dir()
     if not options.memory:
         mountpoints.refuse_inside(str(cache_dir), mountpoint, "the folder of the drives' chunks")

@@ -32,6 +32,7 @@ _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _HELPER_SECONDS = 10.0
+LINKS_MOST = 40  # that are followed, as the kernel does
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,22 @@ def is_mounted(device: tuple[int, int]) -> bool:
 
 
 def resolve(path: str) -> str:
-    """The absolute path as mountinfo writes it. Does not touch what may be mounted there."""
-    absolute = os.path.abspath(path)
-    parent, name = os.path.split(absolute)
-    point = os.path.join(os.path.realpath(parent), name)
-    return point if mount_at(point) is not None else os.path.realpath(absolute)
+    """The absolute path as mountinfo writes it. Does not touch what may be mounted there, nor where a link leads."""
+    point = os.path.abspath(path)
+    for _ in range(LINKS_MOST):
+        parent, name = os.path.split(point)
+        if name in ("", os.curdir, os.pardir):
+            break
+        folder = os.path.realpath(parent)
+        point = os.path.join(folder, name)
+        if mount_at(point) is not None:
+            return point
+        try:
+            # Not realpath, which looks at what the link leads to.
+            point = os.path.join(folder, os.readlink(point))
+        except OSError:
+            return point
+    return os.path.realpath(point)
 
 
 def check_device() -> None:

@@ -74,6 +74,31 @@ def test_an_empty_directory_will_do(tmp_path: Path) -> None:
     assert mountpoints.prepare(os.path.relpath(point)) == str(point)
 
 
+def test_what_is_mounted_is_not_looked_at(
+    tmp_path: Path, table: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that hangs would hold up who does, also where a link leads to it, or a link to a link."""
+    point = tmp_path / "deep" / "point"
+    point.mkdir(parents=True)
+    (tmp_path / "link").symlink_to("deep/point")
+    (tmp_path / "deep" / "up").symlink_to("../link")
+    (tmp_path / "loop").symlink_to("loop")
+    table(point, "fuse.x")
+    real = os.lstat
+
+    def look(path: str, *arguments: object, **more: object) -> os.stat_result:
+        assert os.fspath(path) != str(point)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", look)
+    monkeypatch.setattr(os, "stat", look)
+    for name in ("deep/point", "link", "deep/up", "deep/../deep/point/", "./link"):
+        assert mountpoints.resolve(os.path.join(tmp_path, name)) == str(point)
+    assert mountpoints.resolve(str(tmp_path / "loop")) == str(tmp_path / "loop")
+    assert mountpoints.resolve(str(tmp_path / "deep/..")) == str(tmp_path)
+    assert mountpoints.resolve("/") == "/"
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(MountError) as caught:
         mountpoints.prepare(str(path))

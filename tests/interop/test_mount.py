@@ -57,6 +57,32 @@ def owner(cache: Path) -> int:
     return int((folder / "lock").read_text())
 
 
+def wait_for_end(pid: int) -> None:
+    """Until the process has ended."""
+    wait_until(lambda: not alive(pid), "the process has ended")
+
+
+def test_through_a_link(drive_of: DriveOf, point: Path, tmp_path: Path) -> None:
+    """A directory named by a link is mounted on, answers for what it is, and is unmounted, hung too."""
+    drive, link = drive_of("simple"), tmp_path / "link"
+    link.symlink_to(point)
+    cache = tmp_path / "cache"
+    for hung in (False, True):
+        with serve(drive.path) as peer:
+            done = datfs("mount", drive.link, link, "--peer", peer.address, "--cache-dir", cache)
+            assert done.returncode == 0, done.stderr
+            assert (link / "hello.txt").read_text() == "hello world\n"
+            pid = owner(cache)
+            assert datfs("status", link).returncode == 0
+            if hung:
+                os.kill(pid, signal.SIGSTOP)
+            done = datfs("umount", link)
+            assert done.returncode == 0, done.stderr
+            os.kill(pid, signal.SIGCONT)
+            wait_for_end(pid)
+    assert list(point.iterdir()) == []
+
+
 def test_in_the_background(drive_of: DriveOf, point: Path, tmp_path: Path) -> None:
     """``datfs mount`` returns when ls answers; after ``datfs umount`` neither mount nor process is left."""
     drive = drive_of("simple")
@@ -70,7 +96,7 @@ def test_in_the_background(drive_of: DriveOf, point: Path, tmp_path: Path) -> No
         assert alive(pid)
         assert datfs("umount", point).returncode == 0
         assert mountpoints.mount_at(str(point)) is None
-        wait_until(lambda: not alive(pid), "the process has ended")
+        wait_for_end(pid)
     assert os.listdir(point) == []
 
 
