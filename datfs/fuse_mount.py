@@ -89,7 +89,7 @@ async def serve(
             nursery.start_soon(operations.watch)
             if follow is not None:
                 nursery.start_soon(follow, partial(_update, operations))
-            with fuse_session.unblocked(fuse_session.descriptor()):
+            with fuse_session.without_withdrawn(), fuse_session.unblocked(fuse_session.descriptor()):
                 await pyfuse3.main(max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
         orderly = True

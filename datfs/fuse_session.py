@@ -7,6 +7,8 @@ too, until somebody asks the mount for something. See docs/fuse.md, "Signals".
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,23 @@ def descriptor() -> int | None:
         except OSError:
             continue  # the descriptor of the listing itself
     return None
+
+
+def _is_answerable(record: logging.LogRecord) -> bool:
+    """False of what pyfuse3 says when a request was gone before its answer, as after an abort of the connection."""
+    text = record.getMessage()
+    return not ("fuse_reply_* failed" in text and text.endswith(os.strerror(errno.ENOENT)))
+
+
+@contextmanager
+def without_withdrawn() -> Iterator[None]:
+    """While it lasts, answers that nobody waits for any more are no errors in the log."""
+    logger = logging.getLogger(pyfuse3.__name__)
+    logger.addFilter(_is_answerable)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_answerable)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from datfs import fuse_session
 from tests.fuse.conftest import SECONDS, Mounter, Served, wait_until
 from tests.fuse.trees import SMALL_WAITER, WAITERS
 from tests.memory_tree import noise
@@ -272,6 +275,18 @@ def test_a_request_that_is_withdrawn_holds_up_nothing(mounter: Mounter) -> None:
         os.stat(served.point / name)
         served.command("free")  # it is not the next request that goes on with it
     assert (served.point / "docs" / "guide.md").read_bytes() == b"# guide\n" * 1000
+
+
+def test_an_answer_to_a_withdrawn_request_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """After an abort there is nobody to answer, and pyfuse3 says so as if it were a failure; others are."""
+    logger = logging.getLogger("pyfuse3")
+    said = "fuse_read(): fuse_reply_* failed with %s"
+    with fuse_session.without_withdrawn():
+        logger.error(said, os.strerror(errno.ENOENT))
+        logger.error(said, os.strerror(errno.EINVAL))
+        logger.error("something else")
+    logger.error(said, os.strerror(errno.ENOENT))
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["argument", "else", "directory"]
 
 
 def open_in(group: int, path: Path) -> bool:
