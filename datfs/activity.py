@@ -32,11 +32,26 @@ class FileActivity:
 class Located:
     """What is at a path of a mounted tree. ``key``: of the drive it is of, if that is known.
 
-    ``chunks``: ``(first, stop)`` of a file's content; None for directories.
+    ``chunks``: ``(first, stop)`` of a file's content; None for directories. ``availability``: where the bytes of a file
+    could come from (:class:`datfs.holdings.Availability`), if that is known.
     """
 
+    entry: Entry
     key: bytes | None
     chunks: tuple[int, int] | None
+    availability: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed last, ``ago`` seconds ago.
+
+    ``in_vain``: for so many seconds more to ask for it fails at once, unless something comes; 0 if it is waited for.
+    """
+
+    error: str
+    ago: float
+    in_vain: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +59,10 @@ class Activity:
     """What programs do with a mounted tree. ``facts``: members of the status. ``sample``: for rates, once a second.
 
     ``locate``: finds what a path below the mount is; raises NotFound, Unavailable and other DatfsErrors, OSError.
+    ``failure``: the last one of a path, or of what was found there.
     """
 
     facts: Callable[[], dict[str, Any]]
     sample: Callable[[], None]
     locate: Callable[[bytes], Awaitable[Located]]
+    failure: Callable[[bytes, Entry | None], Failure | None]

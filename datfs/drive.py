@@ -490,6 +490,10 @@ class DriveTree:
         known = content.register.byte_length if content is not None else 0
         return TreeStats(bytes=max(known, self._claimed_bytes), entries=self.version)
 
+    def news(self, directory: Entry) -> int:
+        """See :meth:`datfs.vfs.FileTree.news`."""
+        return self.drive.metadata.news
+
 
 def _content_end(newest: Record | None) -> int:
     stat = newest.stat if newest is not None else None

@@ -137,6 +137,7 @@ class DriveRoot:
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self.started = time.time_ns()
+        self.opened = 0  # drives, since the start
         self.activity: Activity | None = None
 
     # -- life
@@ -206,6 +207,7 @@ class DriveRoot:
                     drive.opened = opened
                     async with trio.open_nursery() as nursery:
                         drive.nursery = nursery
+                        self.opened += 1
                         drive.ready.set()
                         await drive.close.wait()
                         nursery.cancel_scope.cancel()
@@ -437,6 +439,11 @@ class RootTree:
     def stats(self) -> TreeStats:
         """See :meth:`datfs.vfs.FileTree.stats`."""
         return self._drives.stats()
+
+    def news(self, directory: Entry) -> int:
+        """See :meth:`datfs.vfs.FileTree.news`."""
+        view = self._drives.known(directory.path[0]) if directory.path else None
+        return view.tree.news(directory) if view is not None else self._drives.opened
 
 
 class _UsedFile:

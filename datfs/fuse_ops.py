@@ -14,10 +14,8 @@ import errno
 import functools
 import itertools
 import logging
-import math
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -28,25 +26,26 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, StatvfsData
 
 from datfs import errors
-from datfs.activity import FileActivity, Located, WaitingRead
+from datfs.activity import Failure, FileActivity, WaitingRead
 from datfs.appearance import BLOCK_SIZE, Appearance
 from datfs.errnos import known_errno
 from datfs.handles import ECHO_SECONDS, DirectoryHandle, FileHandle
 from datfs.inodes import InodeTable, LookupCountError
-from datfs.signals import Look, catches_signals, program_of
-from datfs.unsettled import LateNames, is_stand_in, shown, stand_in, until
+from datfs.late import Failures, LateOnes
+from datfs.signals import Look, catches_signals
+from datfs.unsettled import is_stand_in, shown, stand_in, until
 from datfs.vfs import Entry, FileTree, Kind, Update
-from datfs.waits import OthersBehind, Waits
+from datfs.waits import Called, OthersBehind, Waits
 
 log = logging.getLogger(__name__)
 
 MAX_TASKS = 1024  # requests in hand at once; pyfuse3's 99 can all be used up by waiting reads
 WAITING_READS = MAX_TASKS - 64  # beyond it reads of what is not here fail with EBUSY ...
 WAITING_ANY = MAX_TASKS - 16  # ... and beyond this lookups too, so that a local read always finds a worker
-# For this long after a time-out further reads of the file fail at once, unless something came meanwhile: a program that
-# tries again and again, or the next one, does not wait in vain as long.
+# For this long after a time-out further reads of the file, lookups of the name and listings fail at once, unless
+# something came meanwhile: a program that tries again and again, or the next one, does not wait in vain as long.
 HOPELESS_SECONDS = 10.0
-HOPELESS_KEPT = 1000  # files
+HOPELESS_KEPT = 1000  # files, and as many names
 # Programs that catch signals open a file of which some read has waited this long past the page cache, as nothing but a
 # deadly signal frees them from the wait for a page that another one has asked for. Not at once, as it costs MAP_SHARED;
 # and others do not, as mmap of such a file waits for all of its pages that are being read, deaf even to SIGKILL.
@@ -129,15 +128,15 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._waits = Waits(timeout)
         self._timeout = timeout
-        self._late_names = LateNames(ECHO_SECONDS)
+        self._late_files = LateOnes(HOPELESS_SECONDS, HOPELESS_KEPT)
+        self._late_names = LateOnes(HOPELESS_SECONDS, HOPELESS_KEPT)
+        self._failures = Failures(HOPELESS_KEPT)
         self._show_facts = show_facts
         self._look = appearance if appearance is not None else Appearance(os.getuid(), os.getgid())
         self._files: dict[int, FileHandle] = {}
         self._listings: dict[int, DirectoryHandle] = {}
         self._handles = itertools.count(1)
         self._is_denied = is_denied
-        # Files of which a read timed out: when, and what TreeFile.news was then.
-        self._hopeless: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
         self._reported: set[tuple[str, type[BaseException]]] = set()
 
     @property
@@ -166,23 +165,24 @@ class Operations(pyfuse3.Operations):
             for files in by_entry.values()
         ]
 
-    async def locate(self, path: bytes) -> Located:
-        """What is at a path, and its chunks if it is a file. Waits for metadata as a lookup of the kernel does.
+    @property
+    def tree(self) -> FileTree:
+        """What is served now."""
+        return self._tree
 
-        Raises NotFound, NotADirectory, BadMetadata, Unavailable, OSError.
-        """
-        tree = self._tree
-        entry = tree.root
-        for name in path.split(b"/"):
-            if name:
-                entry = await tree.lookup(entry, name)
-        if entry.kind is Kind.DIRECTORY:
-            await tree.list(entry)
-            return Located(None, None)
-        facts = tree.facts(entry)
-        key, first = facts.get(b"user.dat.key"), int(facts.get(b"user.dat.chunk_first", b"0"))
-        chunks = (first, first + int(facts.get(b"user.dat.chunks", b"0")))
-        return Located(bytes.fromhex(key.decode()) if key is not None else None, chunks)
+    def failure(self, path: tuple[bytes, ...], entry: Entry | None) -> Failure | None:
+        """The last one of a path: of what is there, if that is known, or of looking it up or listing it."""
+        kinds: list[tuple[Hashable, LateOnes]] = [((path, b""), self._late_names)]
+        if entry is not None:
+            kinds.append((entry.identity, self._late_files))
+        elif path:
+            kinds.append(((path[:-1], path[-1]), self._late_names))
+        now = trio.current_time()
+        for what, late in kinds:
+            last = self._failures.last(what)
+            if last is not None:
+                return Failure(last[1], now - last[0], late.seconds_left(what, now))
+        return None
 
     @property
     def open_handles(self) -> int:
@@ -244,19 +244,14 @@ class Operations(pyfuse3.Operations):
         directory = self._entry(parent_inode)
         called = _calls(ctx.pid)
         since = trio.current_time()
-        in_vain = self._late_names.has(directory, name, since)
         while True:
             tree = self._tree
             ask = partial(tree.lookup, directory, name)
             try:
-                entry = await self._waits.wait(ask, WAITING_ANY, called, 0.0 if in_vain else None, in_front=True)
+                entry = await self._name(directory, name, ask, called)
             except errors.NotFound:
                 if tree is self._tree:
                     return self._look.no_such_name()
-            except errors.TimedOut:
-                if not in_vain:
-                    self._late_names.note(directory, name, trio.current_time())
-                raise
             except OthersBehind:
                 entry = stand_in(directory, name, since + self._timeout)
                 return replace(self._look, cache_seconds=0).attributes(shown(entry), self._told(entry))
@@ -264,6 +259,28 @@ class Operations(pyfuse3.Operations):
                 if tree is self._tree:
                     return self._look.attributes(entry, self._told(entry))
             # A newer version came while we waited, and the kernel would keep what was true before it.
+
+    async def _name(
+        self, directory: Entry, name: bytes, ask: Callable[[], Awaitable[T]], called: Called, *, in_front: bool = True
+    ) -> T:
+        """Waits for a name of a directory, empty for all of them; not if that timed out a moment ago.
+
+        Raises as :meth:`datfs.waits.Waits.wait` does, and ``ask``.
+        """
+        what, news, late = (directory.path, name), self._tree.news(directory), self._late_names
+        # For a name the kernel may ask a second time at once.
+        in_vain = late.has(what, news, trio.current_time(), at_least=ECHO_SECONDS if name else 0.0)
+        try:
+            return await self._waits.wait(ask, WAITING_ANY, called, 0.0 if in_vain else None, in_front=in_front)
+        except (errors.DatfsError, OSError) as error:
+            if isinstance(error, errors.TimedOut) and not in_vain:
+                late.note(what, news, trio.current_time())
+            self._note_failure(what, error)
+            raise
+
+    def _note_failure(self, what: Hashable, error: errors.DatfsError | OSError) -> None:
+        if not isinstance(error, errors.NotFound | InterruptedError):
+            self._failures.note(what, error, trio.current_time())
 
     def _told(self, entry: Entry) -> int:
         """The number of what the kernel is told of, with one reference more."""
@@ -306,36 +323,48 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """Takes the snapshot that this handle will list, so that changes neither repeat nor skip a name."""
-        listing = await self._listed(inode, ctx.pid)
+        """Never waits, and asks nobody: ``df`` opens a directory, too, and reads nothing of it."""
+        if self._entry(inode).kind is not Kind.DIRECTORY:
+            raise errors.NotADirectory("a file has no listing")
         handle = next(self._handles)
-        self._listings[handle] = listing
+        self._listings[handle] = DirectoryHandle(inode, ctx.pid, self.inodes.parent_of(inode))
         return handle
 
-    async def _listed(self, inode: int, thread: int) -> DirectoryHandle:
-        directory = self._entry(inode)
+    async def _listing(self, handle: DirectoryHandle, start_id: int) -> tuple[FileTree, Sequence[Entry]]:
+        """The snapshot that a handle lists, so that changes neither repeat nor skip a name; a new one at the beginning.
+
+        Raises OthersBehind only where something can be answered without.
+        """
         tree = self._tree
-        entries = await self._waits.wait(partial(tree.list, directory), WAITING_ANY, _calls(thread))
-        return DirectoryHandle(tree, entries, inode, self.inodes.parent_of(inode), thread)
+        listing = handle.listing
+        if listing is None or (start_id == 0 and listing[0] is not tree):  # the latter as rewinddir(3) wants it
+            handle.listing = None
+            handle.find_program()
+            directory = self._entry(handle.inode)
+            ask = partial(tree.list, directory)
+            entries = await self._name(directory, b"", ask, handle.is_called, in_front=start_id < DOTS)
+            handle.listing = listing = (tree, entries)
+        return listing
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """Ids are the places in the snapshot, from 1, ``.`` and ``..`` included; 0 begins again, with a new one."""
-        listing = self._listings[fh]
-        if start_id == 0 and listing.begun and listing.tree is not self._tree:
-            # As rewinddir(3) wants it.
-            listing = self._listings[fh] = await self._listed(listing.number, listing.opener)
-        listing.begun = True
+        handle = self._listings[fh]
+        entries: Sequence[Entry]
+        try:
+            tree, entries = await self._listing(handle, start_id)
+        except OthersBehind:
+            # The kernel holds the directory's lock meanwhile. It lets go of it after this, and asks for the rest.
+            tree, entries = self._tree, ()
         look = self._look
-        if listing.tree is not self._tree:
+        if tree is not self._tree:
             look = replace(look, cache_seconds=0)  # of an older version: not to be kept
-        for place, (name, number) in enumerate(((b".", listing.number), (b"..", listing.parent)), 1):
+        for place, (name, number) in enumerate(((b".", handle.inode), (b"..", handle.parent)), 1):
             # The kernel takes no reference for these, and nothing of them but the number and the kind.
             if start_id < place:
                 shown = look.attributes(self.inodes.entry(number), number)
                 if not pyfuse3.readdir_reply(token, name, shown, place):
                     return
-        entries = listing.entries
         number_of, taken = self.inodes.number_of, self.inodes.taken
         show, reply = look.show, pyfuse3.readdir_reply
         attr = look.blank()  # one for all, as the answer has copies
@@ -362,7 +391,11 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.ReadOnly("a mounted drive cannot be changed")
         entry = self._entry(inode)
-        file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx.pid))
+        try:
+            file = await self._waits.wait(lambda: self._tree.open(entry), WAITING_ANY, _calls(ctx.pid))
+        except (errors.DatfsError, OSError) as error:
+            self._note_failure(entry.identity, error)
+            raise
         denied = self._is_denied is not None and self._is_denied(ctx.pid)
         if denied and not file.complete:
             file.close()
@@ -373,7 +406,7 @@ class Operations(pyfuse3.Operations):
             self.buffer_incomplete and not (self._is_stuck(inode) and catches_signals(ctx.pid))
         )
         handle = next(self._handles)
-        self._files[handle] = FileHandle(file, entry, buffered, inode, ctx.pid, denied)
+        self._files[handle] = FileHandle(inode, ctx.pid, file, entry, buffered, denied)
         return FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=not buffered, keep_cache=True)
 
     def _is_stuck(self, inode: int) -> bool:
@@ -389,10 +422,12 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """What is here is answered without waiting, by one read of the store."""
         opened = self._files[fh]
-        data = opened.file.read_nowait(off, size)
-        if data is not None:
-            return data
-        return await self._read_missing(opened, off, size)
+        try:
+            data = opened.file.read_nowait(off, size)
+            return data if data is not None else await self._read_missing(opened, off, size)
+        except (errors.DatfsError, OSError) as error:
+            self._note_failure(opened.entry.identity, error)
+            raise
 
     async def _read_missing(self, opened: FileHandle, offset: int, size: int) -> bytes:
         if opened.denied:
@@ -400,12 +435,11 @@ class Operations(pyfuse3.Operations):
         end = offset + size
         # An echo may be about a part of the range that is here, and was only asked for together with one that is not.
         now = trio.current_time()
-        # Now, as the thread may end before the program.
-        opened.program = opened.program or program_of(opened.opener)
+        opened.find_program()
         echo = opened.is_echo(offset, end, now)
         if now - opened.interrupted[2] < ECHO_SECONDS and opened.is_called(Look()):
             raise InterruptedError(errno.EINTR, "the program was sent a signal")
-        in_vain = echo or self._is_hopeless(opened, now)
+        in_vain = echo or self._late_files.has(opened.entry.identity, opened.file.news, now)
         before = opened.file.progress(offset, size)
         read = (offset, size, now)
         opened.waiting.add(read)
@@ -430,14 +464,7 @@ class Operations(pyfuse3.Operations):
 
     def _note_late(self, opened: FileHandle, offset: int, end: int, now: float) -> None:
         opened.note_late(offset, end, now)
-        self._hopeless[opened.entry.identity] = now, opened.file.news
-        self._hopeless.move_to_end(opened.entry.identity)
-        if len(self._hopeless) > HOPELESS_KEPT:
-            self._hopeless.popitem(last=False)
-
-    def _is_hopeless(self, opened: FileHandle, now: float) -> bool:
-        when, news = self._hopeless.get(opened.entry.identity, (-math.inf, 0))
-        return now - when < HOPELESS_SECONDS and news == opened.file.news
+        self._late_files.note(opened.entry.identity, opened.file.news, now)
 
     @_unfailing
     async def release(self, fh: int) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datfs.signals import Look
+from datfs.signals import Look, program_of
 from datfs.vfs import Entry, FileTree, TreeFile
 
 # When a read through the page cache fails, the kernel asks up to twice more for the same page before it tells
@@ -19,7 +19,24 @@ ECHO_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class FileHandle:
+class Handle:
+    """``inode``: its number. ``opener``: the thread, and ``program`` that it is of, once it matters."""
+
+    inode: int
+    opener: int
+    program: int = field(default=0, init=False)
+
+    def find_program(self) -> None:
+        """To be called before :meth:`is_called`, and soon: the thread may end before the program."""
+        self.program = self.program or program_of(self.opener)
+
+    def is_called(self, look: Look) -> bool:
+        """Whether a reader of it has to answer a signal."""
+        return look.reader_is_called(self.program, self.inode)
+
+
+@dataclass(slots=True)
+class FileHandle(Handle):
     """``late``: the range that last timed out, and when (trio's clock). ``waiting``: reads by offset, size, start.
 
     ``denied``: nothing is fetched for it.
@@ -30,18 +47,11 @@ class FileHandle:
     file: TreeFile
     entry: Entry
     buffered: bool
-    inode: int
-    opener: int  # the thread
     denied: bool = False
-    program: int = 0  # that it is of, once it matters
     interrupted: tuple[int, int, float] = (0, 0, -math.inf)
     left: tuple[int, int, float] = (0, 0, -math.inf)
     late: tuple[int, int, float] = (0, 0, -math.inf)
     waiting: set[tuple[int, int, float]] = field(default_factory=set)
-
-    def is_called(self, look: Look) -> bool:
-        """Whether a reader of it has to answer a signal."""
-        return look.reader_is_called(self.program, self.inode)
 
     def note_late(self, offset: int, end: int, now: float) -> None:
         """A read of this range timed out."""
@@ -64,18 +74,11 @@ class FileHandle:
 
 
 @dataclass(slots=True)
-class DirectoryHandle:
-    """What an open directory lists, and the version it is of. ``number``: its inode, ``parent``: that of ``..``.
+class DirectoryHandle(Handle):
+    """``listing``: what it lists, and the tree that is of; None before it is read. ``parent``: the inode of ``..``."""
 
-    ``opener``: the thread. ``begun``: whether it was read from; to read it from the beginning again is to look anew.
-    """
-
-    tree: FileTree
-    entries: Sequence[Entry]
-    number: int
     parent: int
-    opener: int
-    begun: bool = False
+    listing: tuple[FileTree, Sequence[Entry]] | None = None
 
 
 def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import trio
 
 from datfs import local_sockets, mountpoints
-from datfs.activity import Activity, FileActivity, Located
+from datfs.activity import Activity, Failure, FileActivity, Located
 from datfs.local_service import Place
 from datfs.text import text_of
 from datfs.transfers import Transfers
+from datfs.vfs import Entry, FileTree, Kind
 
 
 class Serving(Protocol):
@@ -30,8 +32,13 @@ class Serving(Protocol):
         """Open files that are not here whole."""
         ...
 
-    async def locate(self, path: bytes) -> Located:
-        """What is at a path."""
+    @property
+    def tree(self) -> FileTree:
+        """What is served now."""
+        ...
+
+    def failure(self, path: tuple[bytes, ...], entry: Entry | None) -> Failure | None:
+        """The last one of a path, or of what is there."""
         ...
 
 
@@ -56,15 +63,52 @@ def offer_status(offering: Offering, mountpoint: str, serving: Serving, device: 
     def facts() -> dict[str, Any]:
         now = trio.current_time()
         files = serving.activity()
+        tree = serving.tree
+        version = tree.facts(tree.root).get(b"user.dat.version")
         return {
             "mountpoint": point,
+            "shown_version": int(version) if version is not None else None,
+            "shown_path": "/" + text_of(b"/".join(tree.root.path)),
             "open_handles": serving.open_handles,
             "requests_waiting": serving.waiting,
             "files": [_file_facts(file, transfers.rate(file.entry.identity, now, _about_held(file))) for file in files],
         }
 
-    offering.activity = Activity(facts, sample, serving.locate)
+    async def find(path: bytes) -> Located:
+        return await locate(serving.tree, _parts(path))
+
+    def failure(path: bytes, entry: Entry | None) -> Failure | None:
+        return serving.failure(_parts(path), entry)
+
+    offering.activity = Activity(facts, sample, find, failure)
     offering.offer_status(local_sockets.mount_socket(device))
+
+
+def _parts(path: bytes) -> tuple[bytes, ...]:
+    return tuple(name for name in path.split(b"/") if name)
+
+
+async def locate(tree: FileTree, path: Sequence[bytes]) -> Located:
+    """What is at a path, and its chunks if it is a file. Waits for metadata as a lookup of the kernel does.
+
+    Raises NotFound, NotADirectory, BadMetadata, Unavailable, OSError.
+    """
+    entry = tree.root
+    for name in path:
+        entry = await tree.lookup(entry, name)
+    if entry.kind is Kind.DIRECTORY:
+        await tree.list(entry)
+        return Located(entry, None, None)
+    facts = tree.facts(entry)
+    key, first = facts.get(b"user.dat.key"), int(facts.get(b"user.dat.chunk_first", b"0"))
+    chunks = (first, first + int(facts.get(b"user.dat.chunks", b"0")))
+    available = facts.get(b"user.dat.availability")
+    return Located(
+        entry,
+        bytes.fromhex(key.decode()) if key is not None else None,
+        chunks,
+        available.decode() if available is not None else None,
+    )
 
 
 def _number(file: FileActivity, name: str) -> int:

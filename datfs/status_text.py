@@ -16,6 +16,8 @@ def status_text(facts: Facts) -> str:
     """Several lines about one drive."""
     where = facts.get("mountpoint")
     lines = [facts["link"] + (f" on {_shown(where)}" if where else "")]
+    if where and (part := shown_part(facts)):
+        lines.append(f"  the mount shows {part}")
     owner = f"pid {facts['pid']}" if facts["pid"] is not None else "no process has it open"
     lines.append(f"  version {facts['version']}, {owner}; store: {facts['store'] or 'memory'}")
     for name, register in facts["registers"].items():
@@ -61,6 +63,16 @@ def status_text(facts: Facts) -> str:
     if len(files) > FILES_SHOWN:
         lines.append(f"    and {count(len(files) - FILES_SHOWN, 'more file')}; --json tells all")
     return "\n".join(lines)
+
+
+def shown_part(facts: Facts) -> str:
+    """What of its drive a mount shows, if that is not all of the newest version."""
+    parts = []
+    if facts.get("shown_version") not in (None, facts["version"]):
+        parts.append(f"version {facts['shown_version']}")
+    if facts.get("shown_path", "/") != "/":
+        parts.append(f"only {_shown(facts['shown_path'])}")
+    return ", ".join(parts)
 
 
 def _longest_wait(file: Facts) -> float:
@@ -115,19 +127,44 @@ def why_text(path: str, found: Facts) -> str:
             lines.append(f"  readers wait for {_ranges(found['readers_wait_for'])}")
     if found["hopeless"]:
         lines.append(f"  nobody will bring that now: {_shown(found['hopeless'])}")
-    for peer in found["peers"]:
-        asked = f", asked for {_ranges(peer['asked_for'])}" if peer["asked_for"] else ""
-        has = f"says it has {_ranges(peer['has'])}" if peer["has"] else "has none of them"
-        lines.append(f"  {_shown(peer['address'])} {has}{asked}")
+    lines += [f"  {line}" for line in _failure_lines(found)]
+    lines += [f"  {_holder_line(peer)}" for peer in found["peers"]]
     for peer in found["not_connected"]:
         why = f": {_shown(peer['error'])}" if peer["error"] else ""
         lines.append(f"  {_shown(peer['address'])} is not connected ({peer['state']}){why}")
     if not found["peers"] and not found["not_connected"] and not found["hopeless"]:
         lines.append("  no peer is known: name one with --peer HOST:PORT")
     lines += [f"  looking by {way['name']}: {_shown(way['problem'])}" for way in found["looking"] if way["problem"]]
-    if not found["hopeless"] and not found["readers_wait_for"]:
+    if found.get("availability") == "gone":
+        lines.append("  nobody who can be asked has anything of it: of an old version, reading it fails (ENODATA)")
+    elif found.get("availability") == "partly":
+        lines.append("  some of what is missing is at nobody who can be asked")
+    elif not found["hopeless"] and not found["readers_wait_for"]:
         lines.append("  nobody reads it now; what is missing is fetched when it is read")
     return "\n".join(lines)
+
+
+def _failure_lines(found: Facts) -> list[str]:
+    failure = found.get("failure")
+    if not failure:
+        return []
+    lines = [f"failed {failure['seconds_ago']:.0f} s ago: {_shown(failure['error'])}"]
+    if failure["in_vain"]:
+        lines.append(f"for {failure['in_vain']:.0f} s more it fails at once, unless something comes")
+    return lines
+
+
+def _holder_line(peer: Facts) -> str:
+    """A connected peer: what it has of what is missing, and what came of asking it."""
+    parts = [f"says it has {_ranges(peer['has'])}" if peer["has"] else "has none of them"]
+    if peer["asked_for"]:
+        since = f" (no answer for {peer['waiting']:.0f} s)" if peer.get("waiting") else ""
+        parts.append(f"asked for {_ranges(peer['asked_for'])}{since}")
+    if peer.get("late"):
+        parts.append(f"did not answer in time for {_ranges(peer['late'])}")
+    if peer.get("error"):
+        parts.append(f"was lost before: {_shown(peer['error'])}")
+    return f"{_shown(peer['address'])} {', '.join(parts)}"
 
 
 def _all(chunks: int) -> str:

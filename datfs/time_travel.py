@@ -146,6 +146,10 @@ class TimeTravel:
         """See :meth:`datfs.vfs.FileTree.stats`."""
         return self._shown.stats()
 
+    def news(self, directory: Entry) -> int:
+        """See :meth:`datfs.vfs.FileTree.news`: of all versions alike."""
+        return self._shown.news(directory)
+
     # -- newer versions
 
     async def follow(self, deliver: Callable[[Update], Awaitable[None]], *, pinned: bool = False) -> None:

@@ -11,7 +11,6 @@ Knows no FUSE; :mod:`datfs.fuse_ops` asks.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import count
 
 from datfs.vfs import Entry, Kind
@@ -43,23 +42,3 @@ def until(entry: Entry) -> float:
 def shown(entry: Entry) -> Entry:
     """A stand-in as the kernel is to take it: any name can be that of a directory, and only then it goes further."""
     return entry._replace(kind=Kind.DIRECTORY)
-
-
-class LateNames:
-    """Names whose lookup timed out less than ``seconds`` ago: then the kernel may ask once more by itself."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._late: OrderedDict[tuple[tuple[bytes, ...], bytes], float] = OrderedDict()
-
-    def note(self, directory: Entry, name: bytes, now: float) -> None:
-        """Its lookup timed out now."""
-        while self._late and now - next(iter(self._late.values())) >= self._seconds:
-            self._late.popitem(last=False)
-        self._late[directory.path, name] = now
-        self._late.move_to_end((directory.path, name))
-
-    def has(self, directory: Entry, name: bytes, now: float) -> bool:
-        """Whether to wait for it again would be in vain."""
-        when = self._late.get((directory.path, name))
-        return when is not None and now - when < self._seconds

@@ -137,3 +137,7 @@ class FileTree(Protocol):
     def stats(self) -> TreeStats:
         """Figures for ``statfs``; never waits."""
         ...
+
+    def news(self, directory: Entry) -> int:
+        """A count that has grown if a lookup or listing in ``directory`` that got nothing may get something now."""
+        ...

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from datfs.activity import Activity, Located
+from datfs.activity import Activity, Failure, Located
 from datfs.bitfield import Bitfield
 from datfs.drive import Drive
 from datfs.errors import DatfsError, FormatError, NotFound, Unavailable
@@ -39,10 +39,11 @@ async def why_path(
         raise FormatError("'why' needs a path")
     if activity is None:
         raise FormatError("the drive is not mounted, and only a mount knows paths")
+    name = path.encode("utf-8", "surrogateescape")
     found: list[Located | Exception] = []
     done = trio.Event()
 
-    async def look(name: bytes) -> None:
+    async def look() -> None:
         try:
             found.append(await activity.locate(name))
         except (DatfsError, OSError) as error:
@@ -50,7 +51,7 @@ async def why_path(
         done.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look, path.encode("utf-8", "surrogateescape"))
+        nursery.start_soon(look)
         with trio.move_on_after(LOOKUP_SECONDS):
             await done.wait()
         # Before the lookup is given up, for it tells what it waits for.
@@ -59,12 +60,19 @@ async def why_path(
     result = found[0] if found else None
     if isinstance(result, Exception) and not isinstance(result, Unavailable):
         raise result
+    failure = _failure(activity.failure(name, result.entry if isinstance(result, Located) else None))
     if isinstance(result, Located) and result.chunks is not None:
         for drive, swarm in drives():
             if result.key in (None, drive.key):
-                return why_file(drive, swarm, *result.chunks)
+                return why_file(drive, swarm, *result.chunks) | {"availability": result.availability} | failure
         raise NotFound("the drive was closed just now")
-    return lookup | {"hopeless": str(result) if isinstance(result, Unavailable) else lookup["hopeless"]}
+    return lookup | {"hopeless": str(result) if isinstance(result, Unavailable) else lookup["hopeless"]} | failure
+
+
+def _failure(last: Failure | None) -> dict[str, Any]:
+    """What went wrong when a program asked last."""
+    told = {"error": last.error, "seconds_ago": round(last.ago, 1), "in_vain": round(last.in_vain, 1)} if last else None
+    return {"failure": told}
 
 
 def why_file(drive: Drive, swarm: Swarm | None, first: int, stop: int) -> dict[str, Any]:
@@ -72,8 +80,7 @@ def why_file(drive: Drive, swarm: Swarm | None, first: int, stop: int) -> dict[s
     content = drive.content
     if content is None:
         raise NotFound("the drive's header is not here yet, so nothing is known of its files")
-    # An entry may claim any number of chunks.
-    return why(content, swarm, [(first, stop)], max(content.register.length, content.longest_claim or 0))
+    return why(content, swarm, [(first, stop)], stop)
 
 
 def _why_lookup(drives: Sequence[Networked]) -> dict[str, Any]:
@@ -109,6 +116,9 @@ def why(sparse: SparseRegister, swarm: Swarm | None, wanted: Sequence[Range], st
                 "address": holder.address,
                 "has": list(islice(_set(holder.held, missing), RANGES_MOST)),
                 "asked_for": _among(sorted(holder.asked), missing),
+                "waiting": round(holder.waiting, 1) if holder.waiting is not None else None,
+                "late": _among(sorted(holder.late), missing),
+                "error": holder.error or None,
             }
             for holder in (swarm.holders(sparse) if swarm is not None else ())
         ],
@@ -119,6 +129,8 @@ def why(sparse: SparseRegister, swarm: Swarm | None, wanted: Sequence[Range], st
         ],
         "looking": [{"name": way.name, "problem": way.problem} for way in report.ways],
         "hopeless": str(hopeless) if hopeless is not None else None,
+        "availability": None,
+        "failure": None,
     }
 
 

@@ -102,6 +102,7 @@ class MemoryTree:
         self.opened: list[OpenMemoryFile] = []
         self.trouble: Callable[[str, tuple[bytes, ...]], object] | None = None
         self.hold_names: trio.Event | None = None
+        self.names_news = 0
         for path, content in files.items():
             self.add(path, content)
 
@@ -162,6 +163,9 @@ class MemoryTree:
 
     def stats(self) -> TreeStats:
         return TreeStats(bytes=sum(file.size for file in self.files.values()), entries=len(self.files))
+
+    def news(self, directory: Entry) -> int:
+        return self.names_news
 
 
 @lru_cache

@@ -27,6 +27,7 @@ PURE = {
     "datfs.flat",
     "datfs.index_lists",
     "datfs.link",
+    "datfs.late",
     "datfs.metadata",
     "datfs.near",
     "datfs.net.address_book",

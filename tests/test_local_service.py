@@ -22,12 +22,13 @@ from datfs.drive import Drive, DriveTree
 from datfs.errors import DatfsError, NoPeers, NotFound, TimedOut
 from datfs.local_service import QUESTION_MOST, LocalService, ask
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
+from datfs.mount_status import locate
 from datfs.register import Register
 from datfs.sources import NoSource
 from datfs.sparse import SparseRegister
 from datfs.status_text import why_text
 from datfs.store import cache_folder, cache_store
-from datfs.vfs import Kind
+from datfs.vfs import Entry, Kind
 from tests.test_client import LINK, sharing
 from tests.vector_drives import DRIVES, SIMPLE_KEY, read, walk
 
@@ -264,16 +265,17 @@ async def test_the_status_of_a_drive(filled: Path) -> None:
             assert (peer["address"], peer["direction"]) == ("a program of this machine", "in")
 
 
+def no_failure(path: bytes, entry: Entry | None) -> None:
+    """Nothing went wrong yet."""
+
+
 def mounted_at(tree: DriveTree, opened: OpenDrive) -> None:
     """What a mount tells its drive's service: where its paths are."""
 
-    async def locate(path: bytes) -> Located:
-        entry = await tree.find(tuple(path.split(b"/")))
-        facts = tree.facts(entry)
-        first = int(facts[b"user.dat.chunk_first"])
-        return Located(KEY, (first, first + int(facts[b"user.dat.chunks"])))
+    async def find(path: bytes) -> Located:
+        return await locate(tree, path.split(b"/"))
 
-    opened.local.activity = Activity(dict, lambda: None, locate)
+    opened.local.activity = Activity(dict, lambda: None, find, no_failure)
 
 
 async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
@@ -301,6 +303,21 @@ async def test_why_a_file_does_not_come(tmp_path: Path) -> None:
             assert found["not_connected"][0]["address"] == f"127.0.0.1:{address[1]}"
 
 
+async def test_why_before_anything_of_the_content_is_known(tmp_path: Path) -> None:
+    """What an entry claims is missing, though nobody has told yet how long the content is."""
+    with_names = tmp_path / "names"
+    async with sharing() as (address, _):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=with_names)) as opened:
+            await walk(await opened.drive.checkout())
+    async with datfs.open_drive(LINK, datfs.Options(cache_dir=with_names, offline=True)) as opened:
+        assert opened.drive.content is not None
+        mounted_at(await opened.drive.checkout(), opened)
+        found = await ask((cache_folder(KEY, with_names), STATUS_NAME), "why", path="big.bin")
+    assert opened.drive.content.register.length == 0
+    assert (found["chunks"], found["missing_chunks"], found["missing"]) == (3, 3, [[3, 6]])
+    assert "3 of 3 chunks missing: 3-5" in why_text("big.bin", found)
+
+
 async def test_why_a_lookup_does_not_end(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunks of the metadata that it waits for are told, and the question itself ends."""
     monkeypatch.setattr(why, "LOOKUP_SECONDS", 0.2)
@@ -309,11 +326,11 @@ async def test_why_a_lookup_does_not_end(filled: Path, monkeypatch: pytest.Monke
         opened.drive.metadata.register.clear(3, 4)
         opened.drive.metadata.source = Silent()
 
-        async def locate(path: bytes) -> Located:
+        async def wait(path: bytes) -> Located:
             await opened.drive.metadata.ensure((3,))
             raise AssertionError(path)
 
-        opened.local.activity = Activity(dict, lambda: None, locate)
+        opened.local.activity = Activity(dict, lambda: None, wait, no_failure)
         found = await ask(place, "why", path="docs")
         assert (found["register"], found["missing"], found["readers_wait_for"]) == ("metadata", [[3, 4]], [[3, 4]])
         assert "waits for metadata: chunk 3" in why_text("docs", found)
@@ -340,7 +357,7 @@ async def test_a_mistake_in_an_answer_is_not_the_drives(filled: Path, caplog: py
     """Who asked is told, the log has the traceback, and the drive goes on."""
     place = cache_folder(KEY, filled), STATUS_NAME
     async with datfs.open_drive(LINK, datfs.Options(cache_dir=filled, offline=True)) as opened:
-        opened.local.activity = Activity(lambda: {"x": 1 // 0}, lambda: None, nowhere)
+        opened.local.activity = Activity(lambda: {"x": 1 // 0}, lambda: None, nowhere, no_failure)
         assert "the log" in (await ask(place, "status"))["error"]
         opened.local.activity = None
         assert (await ask(place, "status"))["version"] == 5

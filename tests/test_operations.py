@@ -19,7 +19,7 @@ from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 from datfs import errors, fuse_ops
 from datfs.appearance import Appearance
 from datfs.errnos import ERRNOS, known_errno
-from datfs.fuse_ops import Operations
+from datfs.fuse_ops import HOPELESS_SECONDS, Operations
 from datfs.handles import ECHO_SECONDS
 from datfs.signals import Look
 from datfs.vfs import Entry, Kind, Update
@@ -523,13 +523,16 @@ async def test_statfs(ops: Operations, tree: MemoryTree) -> None:
 async def test_every_waiting_request_has_a_deadline(
     ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Lookup, opendir, open and read end with ETIMEDOUT after the timeout, and not before."""
+    """Lookup, readdir, open and read end with ETIMEDOUT after the timeout, and not before; opendir does not wait."""
     number = await inode_of(ops, "a.txt")
     opened = await open_file(ops, "gone.bin")
     tree.hold_names = trio.Event()
+    began = trio.current_time()
+    handle = await ops.opendir(1, CTX)
+    assert trio.current_time() == began
     for request in (
         ops.lookup(1, b"empty", CTX),
-        ops.opendir(1, CTX),
+        ops.readdir(handle, 0, TOKEN),
         ops.open(number, os.O_RDONLY, CTX),
         ops.read(opened.fh, 500, 10),
     ):
@@ -577,12 +580,42 @@ async def test_a_name_that_others_wait_for_gets_a_stand_in(
     await ops.forget([(name.st_ino, 1) for name in names])
 
 
+@pytest.mark.usefixtures("somebody_behind")
+async def test_a_listing_that_others_wait_behind_begins(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is known of every directory, upon which the kernel lets go of its lock; the rest is waited for."""
+    tree.hold_names = trio.Event()
+    began = trio.current_time()
+    listing = Listing(99)
+    monkeypatch.setattr(pyfuse3, "readdir_reply", listing.reply)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ops.watch)
+        handle = await ops.opendir(1, CTX)
+        await ops.readdir(handle, 0, TOKEN)
+        assert trio.current_time() - began < TIMEOUT / 2
+        assert listing.dots == [(b".", 1, 1), (b"..", 1, 2)]
+        assert not listing.entries
+        began = trio.current_time()
+        assert await refused(ops.readdir(handle, 2, TOKEN)) == errno.ETIMEDOUT
+        assert trio.current_time() - began == pytest.approx(TIMEOUT)
+        tree.names_news += 1
+        await trio.sleep(ECHO_SECONDS)
+        nursery.start_soon(ops.readdir, handle, 2, TOKEN)
+        await trio.sleep(1)
+        tree.hold_names.set()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert {name for name, _, _ in listing.entries} == {b"a.txt", b"empty", b"d", b"gone.bin"}
+
+
 async def test_a_name_that_timed_out_fails_at_once(
     ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """For a moment, as the kernel may ask a second time; others wait, and what is known is told."""
+    """For a while; others wait, and what is known is told."""
     tree.hold_names = trio.Event()
     assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+    await trio.sleep(HOPELESS_SECONDS - 1)
     ended = trio.current_time()
     assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
     assert trio.current_time() == ended
@@ -593,6 +626,45 @@ async def test_a_name_that_timed_out_fails_at_once(
     assert trio.current_time() - again == pytest.approx(TIMEOUT)
     tree.hold_names = None
     assert (await ops.lookup(1, b"empty", CTX)).st_ino
+
+
+async def test_a_listing_that_timed_out_fails_at_once(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also for the next program; a name of it is waited for."""
+    tree.hold_names = trio.Event()
+    first, second = await ops.opendir(1, CTX), await ops.opendir(1, CTX)
+    assert await refused(ops.readdir(first, 0, TOKEN)) == errno.ETIMEDOUT
+    ended = trio.current_time()
+    assert await refused(ops.readdir(first, 0, TOKEN)) == errno.ETIMEDOUT
+    assert await refused(ops.readdir(second, 0, TOKEN)) == errno.ETIMEDOUT
+    assert trio.current_time() == ended
+    assert await refused(ops.lookup(1, b"a.txt", CTX)) == errno.ETIMEDOUT
+    assert trio.current_time() - ended == pytest.approx(TIMEOUT)
+
+
+@pytest.mark.parametrize("when", [TIMEOUT / 2, TIMEOUT + ECHO_SECONDS / 2])
+async def test_a_name_is_waited_for_again_when_something_came(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock, when: float
+) -> None:
+    """While the first one waited, or since; though not at once, as the kernel asks a second time."""
+
+    async def comes() -> None:
+        await trio.sleep(when)
+        tree.names_news += 1
+
+    tree.hold_names = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(comes)
+        assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+        await trio.sleep(ECHO_SECONDS * 0.8)
+        ended = trio.current_time()
+        assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+        assert trio.current_time() == ended
+        await trio.sleep(ECHO_SECONDS)
+        again = trio.current_time()
+        assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
+        assert trio.current_time() - again == pytest.approx(TIMEOUT)
 
 
 async def test_the_kernels_second_question_is_answered_at_once(

@@ -118,6 +118,34 @@ def test_a_read_that_waits(at: Mounted, peer: tuple[str, Process], tmp_path: Pat
     assert output("why", at.point / "hello.txt").strip().endswith("the one chunk is here")
 
 
+def test_why_after_a_read_failed(tmp_path: Path, peer: tuple[str, Process]) -> None:
+    """What went wrong and when, that it fails at once for a while, and which peer was asked for what in vain."""
+    options = ("--peer", peer[0], "--memory", "--timeout", "2")
+    with mounted(LINK, tmp_path / "point", *options) as at:
+        file = at.point / "big.bin"
+        assert "fetched when it is read" in output("why", file)
+        assert objects("why", file)[0]["failure"] is None
+        peer[1].send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                file.read_bytes()
+            (found,) = objects("why", file)
+            said = output("why", file)
+            check(found, WHY, "why")
+            assert "within 2 s" in found["failure"]["error"]
+            assert 0 < found["failure"]["in_vain"] <= 10
+            assert found["peers"][0]["asked_for"]
+            assert found["peers"][0]["waiting"] >= 2
+            assert "s ago: nobody delivered within 2 s" in said
+            assert "s more it fails at once, unless something comes" in said
+            assert "(no answer for" in said
+        finally:
+            peer[1].send_signal(signal.SIGCONT)
+        wait_until(lambda: not objects("why", file)[0]["peers"][0]["asked_for"], "the peer has answered")
+        file.read_bytes()
+        assert output("why", file).endswith("all 3 chunks are here\n")
+
+
 def test_why_needs_a_file_on_a_mount(at: Mounted, tmp_path: Path) -> None:
     """Other paths get an error with the way out."""
     assert "datfs mounts" in failure(4, "why", tmp_path)
@@ -142,6 +170,15 @@ def test_mounts_and_dead_ones(at: Mounted, tmp_path: Path) -> None:
         assert str(at.point) not in output("mounts")
     finally:
         clear(at.point)
+
+
+def test_a_part_of_an_old_version_that_is_mounted(peer: tuple[str, Process], tmp_path: Path) -> None:
+    """It is told which part of which version is shown, and which one is the newest."""
+    with mounted(f"{LINK}+3/docs", tmp_path / "point", "--peer", peer[0], "--memory") as at:
+        (found,) = [one for one in objects("mounts") if one["mountpoint"] == str(at.point)]
+        assert (found["version"], found["shown_version"], found["shown_path"]) == (5, 3, "/docs")
+        assert "version 5 (it shows version 3, only /docs), 1 peer" in output("mounts")
+        assert "the mount shows version 3, only /docs" in output("status", at.point)
 
 
 def test_a_mount_that_hangs(at: Mounted) -> None:
@@ -322,10 +359,13 @@ STATUS = AT_REST | {
     "limits": {"up": (int, type(None)), "down": (int, type(None))},
     "traffic": TRAFFIC,
     "mountpoint": str,
+    "shown_version": int,
+    "shown_path": str,
     "open_handles": int,
     "requests_waiting": int,
     "files": [FILE],
 }
+FAILURE = {"error": str, "seconds_ago": float, "in_vain": float}
 WHY = {
     "protocol": int,
     "path": str,
@@ -334,17 +374,33 @@ WHY = {
     "missing_chunks": int,
     "missing": [[int]],
     "readers_wait_for": [[int]],
-    "peers": [{"address": str, "has": [[int]], "asked_for": [[int]]}],
+    "peers": [
+        {"address": str, "has": [[int]], "asked_for": [[int]], "waiting": NUMBER, "late": [[int]], "error": TEXT}
+    ],
     "not_connected": [{"address": str, "state": str, "error": TEXT}],
     "looking": [{"name": str, "problem": TEXT}],
     "hopeless": TEXT,
+    "availability": TEXT,
+    "failure": (FAILURE, None),
 }
-MOUNT = {"mountpoint": str, "state": str, "link": str, "version": int, "pid": int, "peers": int}
+MOUNT = {
+    "mountpoint": str,
+    "state": str,
+    "link": str,
+    "version": int,
+    "shown_version": int,
+    "shown_path": str,
+    "pid": int,
+    "peers": int,
+}
 
 
 def check(found: Any, schema: Any, where: str) -> None:
-    """Exactly these members, of these types, all the way down."""
-    if isinstance(schema, dict):
+    """Exactly these members, of these types, all the way down. ``(schema, None)``: or null."""
+    if isinstance(schema, tuple) and schema[-1] is None:
+        if found is not None:
+            check(found, schema[0], where)
+    elif isinstance(schema, dict):
         assert found.keys() == schema.keys(), where
         for name, inner in schema.items():
             check(found[name], inner, f"{where}.{name}")
@@ -379,7 +435,7 @@ def test_json_has_the_documented_members(at: Mounted, peer: tuple[str, Process],
 
 def members(schema: Any) -> set[str]:
     """The names in a schema."""
-    if isinstance(schema, list):
+    if isinstance(schema, list) or (isinstance(schema, tuple) and schema[-1] is None):
         return members(schema[0])
     return set().union(schema, *map(members, schema.values())) if isinstance(schema, dict) else set()
 

@@ -28,7 +28,7 @@ from datfs.local import open_local
 from datfs.local_service import STATUS, WHY, ask
 from datfs.mountpoints import Mount
 from datfs.status import PROTOCOL, register_facts
-from datfs.status_text import peers_text, status_text, why_text
+from datfs.status_text import peers_text, shown_part, status_text, why_text
 from datfs.store import cache_folder, default_cache_dir, owner_of
 from datfs.text import show
 
@@ -261,7 +261,7 @@ def mounts(as_json: bool) -> None:
         drives = owners.drives_of(told)
         peers = [peer for one in drives for peer in one.get("peers", ()) if peer["connected"] is not None]
         if as_json:
-            facts = {name: told.get(name) for name in ("link", "version", "pid")}
+            facts = {name: told.get(name) for name in ("link", "version", "shown_version", "shown_path", "pid")}
             place = {"mountpoint": found.mount.point, "state": found.state}
             print_json(place | facts | {"peers": len(peers) if told else None})
         else:
@@ -277,7 +277,8 @@ def _mount_line(point: str, state: str, told: Facts, peers: int) -> str:
         return f"{point}  mounted by another user, or tells nothing"
     if "drives" in told:
         return f"{point}  all drives, {len(told['drives'])} of them open, {count(peers, 'peer')}, pid {told['pid']}"
-    return f"{point}  {told['link']}  version {told['version']}, {count(peers, 'peer')}, pid {told['pid']}"
+    part = f" (it shows {shown})" if (shown := shown_part(told)) else ""
+    return f"{point}  {told['link']}  version {told['version']}{part}, {count(peers, 'peer')}, pid {told['pid']}"
 
 
 COMMANDS = (status, peers, why, mounts)

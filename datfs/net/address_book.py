@@ -15,7 +15,10 @@ from datfs.net.traffic import Meters
 
 BACKOFF_FIRST = 0.5
 BACKOFF_MOST = 20.0  # less than a reader's usual patience of 30 s, also with the spread
-GRACE = 3.0  # seconds of hope after a peer was lost that had brought something: it may just be starting anew
+GRACE = (
+    3.0  # seconds of hope after a peer was lost that had brought something, or was there for as long: it may just be
+)
+# starting anew
 REST_LEAST = 1.0  # seconds after a failure before a reader's wish or another finding makes us dial again
 ELSEWHERE_CHECK = 600.0  # an impostor with the id of another peer does not keep that one away for longer
 FORGET_AFTER = 600.0  # seconds of failures after which an address that never worked has to be found anew
@@ -107,6 +110,8 @@ class AddressBook:
             return False
         known.state = state
         if state is AddressState.RESTING:
+            if event is AddressEvent.RETREAT and known.peer_id and now - known.connected_at > GRACE:
+                known.hope_until = now + GRACE
             self._rest(known, now)
         elif state is AddressState.CONNECTED:
             known.connected_at = now

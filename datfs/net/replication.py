@@ -86,6 +86,15 @@ class PeerState:
         return self._asked.keys()
 
     @property
+    def late(self) -> Collection[int]:
+        """Those that it was asked for and did not send in time; they may still come."""
+        return self._late
+
+    def waiting(self, now: float) -> float | None:
+        """Seconds since the oldest request that it has not answered, None if there is none."""
+        return now - min(self._asked.values()) if self._asked else None
+
+    @property
     def in_flight(self) -> int:
         """How many requests wait for an answer."""
         return len(self._asked)

@@ -41,11 +41,18 @@ class HeldReport:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A connected peer and one register: the chunks it told of, and those it was asked for. To look at, not to keep."""
+    """A connected peer and one register: the chunks it told of, and those it was asked for. To look at, not to keep.
+
+    ``waiting``: seconds since the oldest request that it has not answered, None if there is none. ``late``: what it was
+    asked for, and was given up. ``error``: why the last connection to it ended, empty if none did.
+    """
 
     address: str
     held: Bitfield
     asked: Collection[int]
+    waiting: float | None
+    late: Collection[int]
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

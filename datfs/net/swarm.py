@@ -5,7 +5,7 @@ Owns the set of sessions, the bans, and with them whether there is hope for a re
 :mod:`datfs.net.address_states`.
 
 There is hope as long as one address is new, dialing, connected, or discovery is still looking, and for some seconds
-(:data:`~datfs.net.address_book.GRACE`) after a peer that had brought something was lost.
+(:data:`~datfs.net.address_book.GRACE`) after a peer was lost that had brought something or was there for as long.
 """
 
 from __future__ import annotations
@@ -333,8 +333,17 @@ class Swarm:
 
     def holders(self, register: SparseRegister) -> list[Holder]:
         """What each connected peer holds of a register, and was asked for."""
+        now = trio.current_time()
+        errors = {session: known.error for known, session in self._dialed.items()}
         return [
-            Holder(session.name, download.held, download.asked)
+            Holder(
+                session.name,
+                download.held,
+                download.asked,
+                download.waiting(now),
+                download.late,
+                errors.get(session, ""),
+            )
             for session in self.sessions
             for download in session.downloads
             if download.register is register

@@ -50,6 +50,7 @@ async def obey(tree: MemoryTree) -> None:
                 tree.hold_names = trio.Event()
             elif command == "free" and tree.hold_names is not None:
                 tree.hold_names.set()
+                tree.names_news += 1
             elif command == "crash":
                 raise ZeroDivisionError("a bug in another task")
             print("done", flush=True)

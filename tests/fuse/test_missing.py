@@ -188,7 +188,10 @@ def test_two_hundred_blocked_readers_hold_up_nobody(mounter: Mounter, way: tuple
 
 
 def test_names_that_wait_time_out(mounter: Mounter) -> None:
-    """Metadata nobody delivers: ETIMEDOUT for lookup and listing; what the kernel knows still answers."""
+    """Metadata nobody delivers: ETIMEDOUT for lookup and listing, the second time at once.
+
+    What the kernel knows still answers, and df, which opens the folder but does not list it.
+    """
     served = mounter("missing", "--timeout", "3")
     assert os.stat(served.point / "local.bin").st_size
     served.command("hold")
@@ -201,7 +204,15 @@ def test_names_that_wait_time_out(mounter: Mounter) -> None:
             ask()
         assert caught.value.errno == errno.ETIMEDOUT
         assert 2.9 < time.monotonic() - began < 5.9
+        again = time.monotonic()
+        with pytest.raises(OSError) as caught:
+            ask()
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert time.monotonic() - again < 2.9
     assert os.stat(served.point / "local.bin").st_size
+    began = time.monotonic()
+    subprocess.run(["df", served.point], check=True, stdout=subprocess.DEVNULL)
+    assert time.monotonic() - began < 2.9
     served.command("free")
     assert "corrupt.bin" in os.listdir(served.point)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import shared
+from tests.command_line import output, shared
 from tests.growing_drive import growing_drive
 from tests.interop.datfs_side import Mounted, datfs, mounted, wait_until
 from tests.vector_drives import DRIVES, SIMPLE_KEY
@@ -96,6 +96,10 @@ def test_content_that_nobody_has(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught:
             file.read_bytes()
         assert caught.value.errno == errno.ENODATA
+        said = output("why", file)
+        assert "the content of this version" in said
+        assert "nobody who can be asked has anything of it" in said
+        assert "fetched when" not in said
         kept = point / ".dat/versions/9/b.txt"
         assert os.getxattr(kept, "user.dat.availability") == b"peers"
         assert kept.read_bytes() == b"b, back again\n"

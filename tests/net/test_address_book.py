@@ -97,10 +97,11 @@ class Life(RuleBasedStateMachine):
             assert self.step(AddressEvent.FAIL)
 
     @precondition(lambda self: self.known.state is AddressState.CONNECTED)
-    @rule(event=st.sampled_from(ENDS), after=UP_TO_A_MINUTE)
-    def end(self, event: AddressEvent, after: float) -> None:
+    @rule(event=st.sampled_from(ENDS), after=UP_TO_A_MINUTE, peer_id=st.sampled_from((b"", b"peer")))
+    def end(self, event: AddressEvent, after: float, peer_id: bytes) -> None:
         """The connection ends, somehow."""
         self.now += after
+        self.known.peer_id = peer_id
         if event is AddressEvent.RETREAT:
             self.count_failure()
         assert self.step(event)
@@ -109,6 +110,7 @@ class Life(RuleBasedStateMachine):
         if event is AddressEvent.DROP:
             self.failures = 0
             assert self.known.state is AddressState.NEW
+        if event is AddressEvent.DROP or (event is AddressEvent.RETREAT and peer_id and after > GRACE):
             assert self.book.hopeful(self.now + GRACE - 0.1)
 
     @rule(event=st.sampled_from((AddressEvent.WANT, AddressEvent.FIND)))

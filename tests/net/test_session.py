@@ -204,6 +204,19 @@ async def test_a_peer_that_starts_anew_is_waited_for(autojump_clock: trio.testin
         assert trio.current_time() - started <= GRACE + 0.1
 
 
+async def test_a_peer_that_never_answers_is_no_end_of_hope(autojump_clock: trio.testing.MockClock) -> None:
+    """It is left, and dialed again while readers wait: they wait for their own time, as it is there."""
+    peer = ScriptedPeer([SOURCE])
+    async with swarm_of([SOURCE.key], peer) as ([copy], _, _world):
+        peer.answer = lambda register, request: []
+        with pytest.raises(trio.TooSlowError), trio.fail_after(200):
+            await copy.ensure([2])
+        assert len(peer.streams) > 3
+        peer.answer = ScriptedPeer([SOURCE]).answer
+        with trio.fail_after(40):
+            await copy.ensure([2])
+
+
 async def test_our_own_mistake_ends_one_session(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
