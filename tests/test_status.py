@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -179,6 +180,19 @@ def test_a_part_of_an_old_version_that_is_mounted(peer: tuple[str, Process], tmp
         assert (found["version"], found["shown_version"], found["shown_path"]) == (5, 3, "/docs")
         assert "version 5 (it shows version 3, only /docs), 1 peer" in output("mounts")
         assert "the mount shows version 3, only /docs" in output("status", at.point)
+
+
+def test_from_a_place_that_is_gone(at: Mounted, tmp_path: Path) -> None:
+    """Where the current directory is on a mount that was taken away, or was deleted, that is said."""
+    # Without -I, -m would look where we are.
+    command = shlex.join([sys.executable, "-I", "-m", "datfs", "status", str(tmp_path)])
+    here = ["sh", "-c", f"cd {at.point}/docs && fusermount3 -u -z {at.point} && {command}"]
+    done = subprocess.run(here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    assert b"on a mount that has ended (" in done.stderr
+    (tmp_path / "gone").mkdir()
+    here = ["sh", "-c", f"cd {tmp_path}/gone && rmdir ../gone && {command}"]
+    done = subprocess.run(here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    assert b"the current directory is gone: cd to another" in done.stderr
 
 
 def test_a_mount_that_hangs(at: Mounted) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import click
 
@@ -48,10 +49,22 @@ def explain(error: Exception) -> str:
     """One line for people."""
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
+            if _is_lost(error):
+                why = "is gone" if error.errno == errno.ENOENT else f"is on a mount that has ended ({error.strerror})"
+                return f"the current directory {why}: cd to another one first"
             # Files are named by whoever opens them: what has no name is the output.
             return f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else error.strerror
         return f"{error.filename}: {error.strerror}{_hint(error)}"
     return str(error) or type(error).__name__
+
+
+def _is_lost(error: OSError) -> bool:
+    """Whether it is because of where we are. Libraries ask for that when they are read."""
+    try:
+        os.getcwd()
+    except OSError as of_place:
+        return of_place.errno == error.errno
+    return False
 
 
 def _hint(error: OSError) -> str:
