@@ -171,12 +171,12 @@ class Operations(pyfuse3.Operations):
         return self._tree
 
     def failure(self, path: tuple[bytes, ...], entry: Entry | None) -> Failure | None:
-        """The last one of a path: of what is there, if that is known, or of looking it up or listing it."""
+        """The last one of a path: of what is there, if that is known, or else of looking it up; or of listing it."""
         kinds: list[tuple[Hashable, LateOnes]] = [((path, b""), self._late_names)]
         if entry is not None:
             kinds.append((entry.identity, self._late_files))
-        elif path:
-            kinds.append(((path[:-1], path[-1]), self._late_names))
+        else:
+            kinds += [((path[:depth], path[depth]), self._late_names) for depth in reversed(range(len(path)))]
         now = trio.current_time()
         for what, late in kinds:
             last = self._failures.last(what)

@@ -17,6 +17,7 @@ import trio.testing
 from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 
 from datfs import errors, fuse_ops
+from datfs.activity import Failure
 from datfs.appearance import Appearance
 from datfs.errnos import ERRNOS, known_errno
 from datfs.fuse_ops import HOPELESS_SECONDS, Operations
@@ -665,6 +666,36 @@ async def test_a_name_is_waited_for_again_when_something_came(
         again = trio.current_time()
         assert await refused(ops.lookup(1, b"empty", CTX)) == errno.ETIMEDOUT
         assert trio.current_time() - again == pytest.approx(TIMEOUT)
+
+
+async def test_what_went_wrong_is_remembered(
+    ops: Operations, tree: MemoryTree, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Of files, by whatever path they are found; of names, and of what lies below them; of listings. ENOENT is none."""
+
+    def tell(operation: str, path: tuple[bytes, ...]) -> None:
+        if operation == "open" and path == (b"a.txt",):
+            raise errors.Gone("nobody has it any more")
+
+    opened = await open_file(ops, "gone.bin")
+    broken, waits = await inode_of(ops, "a.txt"), tree._entry((b"gone.bin",))
+    tree.trouble = tell
+    assert await refused(ops.open(broken, os.O_RDONLY, CTX)) == errno.ENODATA
+    await trio.sleep(2)
+    assert ops.failure((b"a.txt",), tree._entry((b"a.txt",))) == Failure("nobody has it any more", 2, 0)
+    assert await refused(ops.read(opened.fh, 500, 10)) == errno.ETIMEDOUT
+    await trio.sleep(4)
+    assert ops.failure((b"gone.bin",), waits) == Failure(f"nobody delivered within {TIMEOUT:g} s", 4, 6)
+    assert not (await ops.lookup(1, b"nothing", CTX)).st_ino
+    assert ops.failure((b"nothing",), None) is None
+    tree.hold_names = trio.Event()
+    assert await refused(ops.lookup(1, b"d", CTX)) == errno.ETIMEDOUT
+    below = ops.failure((b"d", b"e"), None)
+    assert below is not None
+    assert (below.ago, below.in_vain) == (0, HOPELESS_SECONDS)
+    assert ops.failure((b"empty",), None) is None
+    assert await refused(ops.readdir(await ops.opendir(1, CTX), 0, TOKEN)) == errno.ETIMEDOUT
+    assert ops.failure((), ops.tree.root) is not None
 
 
 async def test_the_kernels_second_question_is_answered_at_once(
