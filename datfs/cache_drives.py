@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from datfs.store import owned_briefly, owner_of
 log = logging.getLogger(__name__)
 
 NEVER = 1 << 62  # later than any time in microseconds: nothing of the drive can be given up
+UNSETTLED_NAME = "unsettled"  # there while a process fills the store
 TITLE_FILE = (b"dat.json",)
 TITLE_MOST = 200  # characters
 TITLE_FILE_MOST = 64 * 1024  # bytes
@@ -152,6 +154,26 @@ def _registers(folder: Path, *, read_only: bool) -> Iterator[tuple[Register, Reg
         yield opened[0], opened[1] if len(opened) > 1 else None
 
 
+# -- after a crash
+
+
+def begin_to_fill(folder: Path) -> bool:
+    """Notes that a process fills the store, until :func:`end_in_order`; whether one that did so before was killed.
+
+    Then there may be space in use that no bit tells of: :meth:`datfs.register.Register.reclaim`. Raises OSError.
+    """
+    try:
+        os.close(os.open(folder / UNSETTLED_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return True
+    return False
+
+
+def end_in_order(folder: Path) -> None:
+    """Everything that is stored is noted as held. Raises OSError."""
+    (folder / UNSETTLED_NAME).unlink(missing_ok=True)
+
+
 # -- giving up chunks
 
 
@@ -176,11 +198,16 @@ def prune_store(folder: Path, need: int, older_than: int = NEVER) -> tuple[int, 
     with owned_briefly(folder):
         if is_own(folder):
             return 0, NEVER
+        before = space_of(folder)
         with _registers(folder, read_only=False) as (metadata, content):
+            if (folder / UNSETTLED_NAME).exists():
+                for register in (metadata, content):
+                    if register is not None:
+                        register.reclaim()
+                end_in_order(folder)
             pinned = PinnedChunks(folder, metadata)
             if content is None or pinned.everything:
-                return 0, NEVER
-            before = space_of(folder)
+                return max(0, before - space_of(folder)), NEVER
             uses = ChunkUses.load(folder)
             left = uses.by_age(pinned.others(content.data_bits))
             while left and left[0][0] < older_than and before - space_of(folder) < need:

@@ -4,7 +4,7 @@
 not, so that ``datfs cache prune`` and later mounts know what is old. With a limit it makes room *before* a chunk is
 stored: first by a greater grant (:mod:`datfs.room`), then by giving up what was used longest ago, of this drive or of
 one that nobody has open. A chunk for which there is no room even so is stored only if a reader waits for it, and is
-the next to go: so the limit is passed by one chunk for each reader at most.
+the next to go, pinned or not: so the limit is passed by one chunk for each file that is being read at most.
 
 Everything happens in one thread and without waiting but for the disk; :meth:`CacheKeeper.run` does the slow things,
 once a second.
@@ -13,12 +13,12 @@ once a second.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import trio
 
-from datfs.cache_drives import NEVER, IdleDrives, is_own, runs_of
+from datfs.cache_drives import NEVER, IdleDrives, begin_to_fill, end_in_order, is_own, runs_of
 from datfs.chunk_uses import ChunkUses, microseconds
 from datfs.errors import DatfsError
 from datfs.pins import PinnedChunks
@@ -65,11 +65,16 @@ class CacheKeeper:
         self._pinned = PinnedChunks(folder, metadata)
         self._idle = IdleDrives(cache_dir, folder)
         self._room = SharedRoom(cache_dir, folder, limit) if limit is not None else None
+        self._settled = False
+        self._crashed = begin_to_fill(folder)  # and its content was not looked at yet
+        if self._crashed and not metadata.writable:
+            metadata.reclaim()
         self._used = space_of(folder)
         self._queue: Iterator[tuple[int, int]] = iter(())
         self._next: tuple[int, int] | None = None
         self._said = False
         self._passed = trio.Event()  # the limit is passed, for a chunk that a reader waits for
+        self._over: set[int] = set()  # these chunks: pinned or not, they are the next to go
 
     @property
     def limit(self) -> int | None:
@@ -77,11 +82,25 @@ class CacheKeeper:
         return self._room.limit if self._room is not None else None
 
     def watch(self, content: SparseRegister) -> None:
-        """The drive's content is open: from now on its uses are noted, and its chunks can be given up."""
+        """The drive's content is open: from now on its uses are noted, and its chunks can be given up.
+
+        After a crash its data file is freed of what is not held. Raises OSError.
+        """
         self._content = content
         content.keeper = self
+        if self._crashed:
+            if not self._is_own(content):
+                content.register.reclaim()
+            self._crashed = False
+            self._used = space_of(self._folder)
         if self._room is not None:
             content.read_ahead_most = self._room.limit // READ_AHEAD_PART
+
+    def settled(self) -> None:
+        """The registers were closed in order, and the store is ours yet. A second call does nothing. Raises OSError."""
+        if not (self._crashed or self._settled):
+            end_in_order(self._folder)
+        self._settled = True
 
     def close(self) -> None:
         """Writes the uses down and gives the grant back. The registers are still open. Raises OSError."""
@@ -108,13 +127,37 @@ class CacheKeeper:
         room, content = self._room, self._content
         blocks = (size + 2 * BLOCK - 1) & -BLOCK
         if room is not None and self._used + blocks > room.granted - self._slack and not self._make_room(room, blocks):
-            if register is content and not content.is_in_hand(index):
+            if register is content and not self._may_pass(content, index):
                 return False
             self._passed.set()
         self._used += blocks
         if register is content:
             self.uses.note(index, index + 1)
         return True
+
+    def _may_pass(self, content: SparseRegister, index: int) -> bool:
+        """Whether a chunk may be stored although there is no room: one for each file that is read."""
+        content.cramped = True
+        if not content.is_in_hand(index):
+            return False
+        self._drop_passed()
+        if len(self._over) >= max(1, content.readers):
+            return False
+        self._over.add(index)
+        return True
+
+    def _drop_passed(self) -> None:
+        """Gives up chunks for which there was no room, those that were read since. Raises OSError."""
+        content = self._content
+        if content is None:
+            return
+        held = {index for index in self._over if content.register.has(index)}
+        self._over = {index for index in held if content.is_in_hand(index)}
+        if (read := held - self._over) and not self._is_own(content):
+            self._clear(content, sorted(read))
+
+    def _is_own(self, content: SparseRegister) -> bool:
+        return content.register.writable or is_own(self._folder)
 
     @property
     def _slack(self) -> int:
@@ -150,7 +193,7 @@ class CacheKeeper:
     def _candidates(self) -> Iterator[tuple[int, int]]:
         """What may go now, longest unused first; looks at each chunk again when its turn comes."""
         content = self._content
-        if content is None or content.register.writable or is_own(self._folder):
+        if content is None or self._is_own(content):
             return
         when = self.uses.when
         # As many as may go: were those that are pinned sorted too, a cache full of them would take long for each chunk.
@@ -203,12 +246,15 @@ class CacheKeeper:
         if not chosen:
             return False
         assert content is not None
-        runs = runs_of(chosen)
+        self._clear(content, chosen)
+        return True
+
+    def _clear(self, content: SparseRegister, indices: Sequence[int]) -> None:
+        runs = runs_of(indices)
         content.clear_ranges(runs)
         self._used = space_of(self._folder)
         for first, stop in runs:
             self._retract(content, first, stop - first)
-        return True
 
     # -- now and then
 
@@ -253,6 +299,10 @@ class CacheKeeper:
         room = self._room
         aim = room.settle(self._used)
         too_much = self._used > aim
+        if too_much:
+            self._drop_passed()
+        else:
+            self._over.clear()  # by now there is room for them
         while self._used > aim:
             if self._idle.free(self._used - aim, self._oldest_own()):
                 aim = room.settle(self._used)

@@ -175,7 +175,11 @@ class OpenDrive:
                 register.close()
             except OSError as error:
                 failed = failed or error
-        self._stack.close()
+        try:
+            if failed is None and self.keeper is not None:
+                self.keeper.settled()
+        finally:
+            self._stack.close()
         if failed is not None:
             raise failed
 

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import count
 
+import trio
+
 from datfs.crypto import leaf_hash
 from datfs.errors import BadMetadata, CorruptStorage, NoPeers
 from datfs.metadata import Stat
@@ -62,6 +64,8 @@ class OpenFile:
         self._next = 0  # where a sequential reader would go on
         self._run = 0  # bytes read in a row so far
         self._ahead: list[int] = []
+        self._reads = 0  # that wait
+        self._turn = trio.Lock()
         if stat.size and content.trusted and content.has_range(self._first, self._stop):
             self._check_whole()
             self._hi = stat.size
@@ -113,19 +117,18 @@ class OpenFile:
         if offset >= end:
             return b""
         self._plan_read_ahead(offset, end)
-        chunk = self._guess(offset)
-        bounds = (self._first, self._stop)
-        for attempt in count():
-            # Ask for the whole range in one round; the first chunk decides whether the guess was right.
-            await self._fetch(chunk, min(self._guess_from(chunk, offset, end), bounds[1]))
-            start, size = self._place(chunk)
-            if offset < start:
-                bounds = (bounds[0], chunk)
-            elif offset >= start + size:
-                bounds = (chunk + 1, bounds[1])
-            else:
-                break
-            chunk = self._closer(chunk, start, size, offset, bounds, attempt)
+        if not self._reads:
+            self._content.readers += 1
+        self._reads += 1
+        try:
+            return await (self._read_in_turn if self._content.cramped else self._read)(offset, end)
+        finally:
+            self._reads -= 1
+            if not self._reads:
+                self._content.readers -= 1
+
+    async def _read(self, offset: int, end: int) -> bytes:
+        chunk, start, size = await self._find(offset, end)
         stop = chunk + 1
         reached = start + size
         while reached < end:
@@ -137,7 +140,7 @@ class OpenFile:
         if self._content.keeper is not None:
             self._content.keeper.used(self._content, chunk, stop)
         if not self._content.has_range(chunk, stop):  # some were cleared while we waited for others
-            return await self._read_in_turn(chunk, stop, offset, end)
+            return await self._read_in_turn(offset, end)
         self._widen(start, stop, reached)
         return self._register.read(self._base + offset, end - offset)
 
@@ -151,14 +154,41 @@ class OpenFile:
         self._content.drop(self._ahead, Urgency.SOON)
         self._ahead = []
 
-    async def _read_in_turn(self, first: int, stop: int, offset: int, end: int) -> bytes:
-        """Takes the bytes of each chunk as soon as it is here: the cache may have no room for all of them at once."""
-        start = self._register.byte_offset(first) - self._base
-        pieces = []
-        for chunk in range(first, stop):
-            await self._fetch(chunk, chunk + 1)
-            pieces.append(self._register.get(chunk))
+    async def _read_in_turn(self, offset: int, end: int) -> bytes:
+        """Takes the bytes of each chunk as soon as it is here: the cache may have no room for all of them at once.
+
+        One read after the other, as the limit is passed by one chunk for each file.
+        """
+        async with self._turn:
+            chunk, start, _ = await self._find(offset, offset + 1)
+            pieces = []
+            reached = start
+            while reached < end:
+                await self._fetch(chunk, chunk + 1)
+                reached += self._size_at(chunk, reached)
+                pieces.append(self._register.get(chunk))
+                chunk += 1
         return b"".join(pieces)[offset - start : end - start]
+
+    async def _find(self, offset: int, end: int) -> tuple[int, int, int]:
+        """The chunk in which a read of ``offset .. end`` begins, and its place in the file: offset and size in bytes.
+
+        Fetched with the others of the range. Raises BadMetadata, and as ``ensure`` does.
+        """
+        chunk = self._guess(offset)
+        bounds = (self._first, self._stop)
+        for attempt in count():
+            # Ask for the whole range in one round; the first chunk decides whether the guess was right.
+            await self._fetch(chunk, min(self._guess_from(chunk, offset, end), bounds[1]))
+            start, size = self._place(chunk)
+            if offset < start:
+                bounds = (bounds[0], chunk)
+            elif offset >= start + size:
+                bounds = (chunk + 1, bounds[1])
+            else:
+                break
+            chunk = self._closer(chunk, start, size, offset, bounds, attempt)
+        return chunk, start, size
 
     # -- finding chunks
 

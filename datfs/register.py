@@ -547,18 +547,34 @@ class Register:
 
     def _give_back(self, first: int, stop: int, start: int, end: int) -> None:
         """Frees the bytes of a run of chunks that are held no longer, and of blocks that only it kept in use."""
-        if end >= self._data.size():
-            self._data.truncate(start)
-            return
         bits = self._bits.data
         low, high = start - start % BLOCK, end + -end % BLOCK
         if low < start:
             before = bits.previous_set(first)
             low = max(low, self._bytes_of(before, before + 1)[1]) if before is not None else low
+        if end >= self._data.size():
+            self._data.truncate(low)
+            return
         after = bits.next_set(stop, len(bits))
         if high > end and after is not None:
             high = min(high, self.byte_offset(after))
         self._data.punch(low, high - low)
+
+    def reclaim(self) -> None:
+        """Gives back the space of bytes that are of no held chunk: a crash leaves some, written but not noted as held.
+
+        Raises OSError.
+        """
+        if self.read_only:
+            raise ReadOnly("the register was opened read-only")
+        reached = 0
+        for first, stop in self.data_bits.runs():
+            start, end = self._bytes_of(first, stop)
+            if start > reached:
+                self._data.punch(reached, start - reached)
+            reached = end
+        if self._data.size() > reached:
+            self._data.truncate(reached)
 
     def forget(self, first: int, stop: int) -> None:
         """Takes chunks for not held, whose bytes others take care of: nothing is written before the next flush."""

@@ -116,6 +116,7 @@ class SparseRegister:
         self.keeper: Keeper | None = None
         self._budget: Budget | None = None
         self.cramped = False  # no room: only what a reader waits for is asked for
+        self.readers = 0  # open files that are being read: so many chunks may be stored although there is no room
         self.clears = 0  # grows when chunks are cleared: whoever remembers that some are held has to look again
         self.read_ahead_most = 1 << 62  # bytes; a cache of less room than a window would lose it before it is read
         self.shared = False  # another process owns the store, and may clear chunks while we look at it

@@ -187,7 +187,7 @@ def _forget_if_empty(folder: Path) -> None:
     """Leaves nothing of a drive that nobody had, or of a key with a typing mistake in it."""
     if any((folder / f"{name}.data").exists() for name in ("metadata", "content")):
         return
-    for name in ("uses", "uses.new", "grant", "pins.json.new"):
+    for name in ("uses", "uses.new", "grant", "pins.json.new", "unsettled"):
         (folder / name).unlink(missing_ok=True)
     for name in ("metadata", "content"):
         for part in ("key", "tree", "signatures", "bitfield"):

@@ -91,6 +91,12 @@ class CachedDrive:
         self.keeper = keeper
         self.source = source
         self.retracted = retracted
+        self.killed = False
+
+    def kill(self) -> None:
+        """What was not flushed is lost, as after kill -9."""
+        self.content.register.close(flush=False)
+        self.killed = True
 
     @property
     def content(self) -> SparseRegister:
@@ -154,10 +160,13 @@ async def cached_drive(
             nursery.start_soon(source.run)
             await sparse.ensure(range(writer.metadata.length))
             await drive.load_header()
-            yield CachedDrive(drive, await drive.checkout(), keeper, source, retracted)
+            at = CachedDrive(drive, await drive.checkout(), keeper, source, retracted)
+            yield at
             drive.close()
             nursery.cancel_scope.cancel()
         keeper.close()
+        if not at.killed:
+            keeper.settled()
 
 
 def space_in(cache_dir: Path) -> int:

@@ -6,6 +6,7 @@ import random
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from datfs import pins
 from datfs.bitfield import Bitfield
+from datfs.cache_drives import IdleDrives
 from datfs.chunk_uses import ChunkUses
 from datfs.open_file import OpenFile
 from datfs.store import cache_folder
@@ -126,6 +128,42 @@ async def test_pins_stay(tmp_path: Path) -> None:
         assert not await at.held("a")
 
 
+@pytest.mark.expect_log("the cache is full")
+async def test_pins_do_not_pass_the_limit(tmp_path: Path) -> None:
+    """What is pinned and fits stays, and what does not is read without being kept; one chunk for each reader."""
+    writer, files = drive_with({"a": 4 * CHUNK, "b": 12 * CHUNK})
+    limit = await base_of(writer) + 6 * CHUNK + UNWRITTEN
+    most = 0
+    async with cached_drive(writer, tmp_path, limit) as at:
+        pins.save(cache_folder(writer.metadata.key, tmp_path), [()])
+        assert await at.read("a") == files["a"]
+        register = at.content.register
+        put = register.put
+
+        def watched(*arguments: Any) -> bool:
+            nonlocal most
+            grew = put(*arguments)
+            most = max(most, space_in(tmp_path))
+            return grew
+
+        register.put = watched  # type: ignore[assignment]
+        file = await at.open("b")
+        found: dict[int, bytes] = {}
+
+        async def part(offset: int) -> None:
+            found[offset] = await file.read(offset, 3 * CHUNK)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for offset in range(0, 12 * CHUNK, 3 * CHUNK):
+                    nursery.start_soon(part, offset)
+        assert b"".join(found[offset] for offset in sorted(found)) == files["b"]
+        assert await at.held("a")
+        assert limit - 2 * CHUNK < most <= limit + CHUNK + 8192
+        at.keeper.come_down()
+        assert space_in(tmp_path) <= limit
+
+
 async def test_a_pin_is_for_later_versions_too(tmp_path: Path) -> None:
     """What a newer version has at a pinned path stays as well."""
     writer, _ = drive_with({"a": CHUNK, "b": CHUNK})
@@ -212,6 +250,41 @@ async def test_an_unreadable_pin_file_pins_everything(tmp_path: Path, caplog: py
     assert "pins cannot be read" in caplog.text
 
 
+async def crashed_drive(writer: DriveWriter, cache_dir: Path, *names: str) -> int:
+    """Reads files of a drive, writes down the first of them only, and is killed; what the cache takes then."""
+    async with cached_drive(writer, cache_dir, None) as at:
+        at.drive.metadata.register.flush()
+        for number, name in enumerate(names):
+            await at.read(name)
+            if not number:
+                at.content.register.flush()
+        at.kill()
+    return space_in(cache_dir)
+
+
+async def test_space_of_a_crash_comes_back(tmp_path: Path) -> None:
+    """Bytes that were stored and not noted as held are given back by the next owner, and by who makes room."""
+    writer, files = drive_with({"a": 2 * CHUNK, "b": 6 * CHUNK, "c": 4 * CHUNK, "d": CHUNK})
+    base = await base_of(writer)
+    assert await crashed_drive(writer, tmp_path, "b", "d", "a", "c") >= base + 13 * CHUNK
+    async with cached_drive(writer, tmp_path, None) as at:
+        assert space_in(tmp_path) <= base + 6 * CHUNK + UNWRITTEN
+        assert [await at.held(name) for name in "abcd"] == [False, True, False, False]
+        assert await at.read("b") == files["b"]
+        assert at.content.register.audit().ok
+        for name in "acd":
+            assert await at.read(name) == files[name]
+    async with cached_drive(writer, tmp_path, None) as at:
+        assert all([await at.held(name) for name in "abcd"])
+    other = tmp_path / "other"
+    before = await crashed_drive(writer, other, "b", "c")
+    pins.save(cache_folder(writer.metadata.key, other), [()])
+    assert IdleDrives(other).free(before) >= 4 * CHUNK
+    assert space_in(other) <= base + 6 * CHUNK + UNWRITTEN
+    async with cached_drive(writer, other, None) as at:
+        assert await at.held("b")
+
+
 SIZES = st.lists(st.sampled_from((1, 900, 5000, CHUNK, CHUNK + 1, 3 * CHUNK, 9 * CHUNK)), min_size=1, max_size=4)
 OPERATIONS = st.lists(
     st.tuples(
@@ -219,7 +292,7 @@ OPERATIONS = st.lists(
         st.integers(0, 3),
         st.floats(0, 1),
         st.sampled_from((1, 4096, CHUNK, 300_000)),
-        st.sampled_from(("read", "read", "read", "together", "keep open", "look", "flush")),
+        st.sampled_from(("read", "read", "read", "together", "keep open", "look", "flush", "pin", "unpin")),
     ),
     max_size=25,
 )
@@ -248,7 +321,7 @@ class World:
 
 
 @pytest.mark.expect_log("the cache is full")
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(
     sizes=st.tuples(SIZES, SIZES), room=st.integers(0, 12 * CHUNK), operations=OPERATIONS, seed=st.integers(0, 1 << 16)
 )
@@ -280,6 +353,9 @@ def test_random_reads(
                 elif what == "flush":
                     at.content.register.flush()
                     at.drive.metadata.register.flush()
+                elif what in ("pin", "unpin"):
+                    folder = cache_folder(made[number][0].metadata.key, cache_dir)
+                    pins.save(folder, [(), (b"0",)][which % 2 :] if what == "pin" else [])
                 elif what == "together":
                     readers = 2 * len(files)
                     async with trio.open_nursery() as nursery:

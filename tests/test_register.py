@@ -578,6 +578,40 @@ def test_clear_gives_shared_blocks_back(tmp_path: Path) -> None:
     assert (tmp_path / "data").stat().st_blocks <= 2 * 8
 
 
+def test_clear_gives_the_last_block_back(tmp_path: Path) -> None:
+    """Chunks of odd sizes that come and go at the end, one after the other, leave nothing of a block behind."""
+    values = [bytes([number]) * 5001 for number in range(64)]
+    copy = copied(written(values), [0], directory_storage(tmp_path))
+    origin = written(values)
+    for number in range(1, 64):
+        fetch(copy, origin, number)
+        copy.clear(number, number + 1)
+    assert copy.get(0) == values[0]
+    assert (tmp_path / "data").stat().st_blocks <= 2 * 8
+
+
+def test_reclaim(tmp_path: Path) -> None:
+    """What lies between held chunks, and behind the last, comes back; held bytes stay, next to it in one block, too."""
+    values = [bytes([number + 1]) * 5001 for number in range(64)]
+    copy = copied(written(values), [3, 4, 40], directory_storage(tmp_path))
+    data = tmp_path / "data"
+    copy.flush()
+    with data.open("r+b") as file:
+        file.write(b"".join(values))
+    assert data.stat().st_blocks >= 64 * 5000 // 512
+    copy.reclaim()
+    assert data.stat().st_size == 41 * 5001
+    assert data.stat().st_blocks <= 5 * 8 + 16
+    assert [copy.get(number) for number in (3, 4, 40)] == [values[number] for number in (3, 4, 40)]
+    assert copy.audit().ok
+    none = Register.open(directory_storage(tmp_path), key=copy.key)
+    none.clear(0, 64)
+    none.reclaim()
+    assert data.stat().st_size == 0
+    with pytest.raises(ReadOnly):
+        Register.open(directory_storage(tmp_path), read_only=True).reclaim()
+
+
 def test_clear_what_is_not_held() -> None:
     """Clearing chunks that are not held does nothing, not even a flush."""
     storage = Counting()

@@ -170,6 +170,39 @@ def test_killed_while_it_makes_room(source: Path, tmp_path: Path) -> None:
             assert read(mount.point / path) == data
 
 
+@pytest.mark.parametrize("how", ["mount", "prune"])
+def test_space_of_a_mount_that_was_killed(source: Path, tmp_path: Path, how: str) -> None:
+    """What it had stored and not noted is no longer on the disk after the next mount, or when room is made."""
+    cache = tmp_path / "cache"
+    with mounted_from(source, tmp_path) as (mount, link):
+        for path in FILES:
+            read(mount.point / path)
+        mount.process.send_signal(signal.SIGKILL)
+        mount.process.wait(SECONDS)
+        clear(mount.point)
+    assert space_in(cache) > 10 * MIB
+    if how == "mount":
+        with mounted_from(source, tmp_path) as (mount, _):
+            assert mount.point.is_dir()
+    else:
+        (pruned,) = objects("cache", "prune", "--cache-dir", cache)
+        assert pruned["freed"] > 9 * MIB
+    (found,) = objects("cache", "ls", "--cache-dir", cache)
+    assert found["files_space"] <= found["content_chunks_held"] * (CHUNK + 4096)
+    checked = objects("verify", link, "--cache-dir", cache) if found["content_chunks"] else []
+    assert all(one["ok"] for one in checked)
+
+
+def test_a_pinned_drive_that_does_not_fit(source: Path, tmp_path: Path) -> None:
+    """The limit holds as ever, with one program that reads: what does not fit is read, and not kept."""
+    with mounted_from(source, tmp_path, "--cache-size", str(LIMIT)) as (mount, link):
+        assert datfs("pin", link, "--cache-dir", tmp_path / "cache").returncode == 0
+        watch = Watch(tmp_path / "cache")
+        for path, data in FILES.items():
+            assert (mount.point / path).read_bytes() == data
+        assert LIMIT // 2 < watch.end() <= LIMIT + CHUNK + FLUSHED
+
+
 def _read_until_it_fails(point: Path) -> None:
     try:
         while True:
