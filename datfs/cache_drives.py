@@ -117,6 +117,16 @@ def _contents(metadata: Register, content: Register | None) -> dict[str, Any]:
     return found
 
 
+def version_without(folder: Path, path: DrivePath) -> int | None:
+    """The newest version that is here, if it is known that nothing is at ``path`` in it. Never raises."""
+    with contextlib.suppress(DatfsError, OSError), _registers(folder, read_only=True) as (metadata, _):
+        version = metadata.length - 1
+        steps = path_index.stat_path(lambda seq: decode_record(seq, metadata.get(seq)), version, path)
+        if version > 0 and path_index.run(steps) is None:
+            return version
+    return None
+
+
 def _title(metadata: Register, content: Register) -> str | None:
     """What ``dat.json`` says the drive is called, if all of it is here."""
 

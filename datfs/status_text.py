@@ -48,7 +48,7 @@ def status_text(facts: Facts) -> str:
     lines += [f"    {_peer_line(peer)}" for peer in facts["peers"]]
     files = facts.get("files", [])
     if files:
-        lines.append(f"  {count(len(files), 'file')} open that are not here whole:")
+        lines.append(f"  {count(len(files), 'file')} open and not here whole:")
     for file in sorted(files, key=_longest_wait, reverse=True)[:FILES_SHOWN]:
         held, chunks = file["chunks_held"], file["chunks"]
         line = f"    {_shown(file['path'])}: {held} of {count(chunks, 'chunk')} here"

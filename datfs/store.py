@@ -183,9 +183,26 @@ def _own(folder: Path, how: str = "") -> int:
             ) from None
 
 
+def begin_empty(key: bytes, cache_dir: Path) -> Path:
+    """The cache folder of a drive, made if need be, of which it can be told which drive it is of. Raises OSError."""
+    folder = cache_folder(key, cache_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(folder / "metadata.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(key)
+    return folder
+
+
+def forget_if_empty(folder: Path) -> None:
+    """Removes a cache folder in which nothing of the drive is, and that nobody has open. Raises OSError."""
+    with contextlib.suppress(StoreLocked), owned_briefly(folder):
+        _forget_if_empty(folder)
+
+
 def _forget_if_empty(folder: Path) -> None:
-    """Leaves nothing of a drive that nobody had, or of a key with a typing mistake in it."""
-    if any((folder / f"{name}.data").exists() for name in ("metadata", "content")):
+    """Leaves nothing of a drive that nobody had, or of a key with a typing mistake in it; pins are wanted."""
+    if any((folder / name).exists() for name in ("metadata.data", "content.data", "pins.json")):
         return
     for name in ("uses", "uses.new", "grant", "pins.json.new", "unsettled"):
         (folder / name).unlink(missing_ok=True)

@@ -155,6 +155,22 @@ def test_pins_and_prune(drive: Drive, cache: Cache) -> None:
     assert "leave out +2" in failure(2, "pin", f"{link}+2/dir", *cache)
 
 
+def test_pins_of_what_is_not_there(drive: Drive, cache: Cache) -> None:
+    """A drive can be pinned before anything of it is here, and is listed by its link; unpinned it leaves nothing."""
+    link, address = drive
+    output("pin", f"{link}/dir", *cache)
+    (line,) = output("cache", "ls", *cache).splitlines()
+    assert link in line
+    assert "(1 path pinned, nothing here yet)" in line
+    output("unpin", f"{link}/dir", *cache)
+    assert not list(cache[1].iterdir())
+    datfs("prefetch", link, "--peer", address, *cache)
+    assert datfs("pin", f"{link}/dir", *cache).stderr == ""
+    assert "pinned, though nothing is there in version" in datfs("pin", f"{link}/dri", *cache).stderr
+    output("unpin", "--all", link, *cache)
+    assert datfs("prefetch", link, "--check", *cache).returncode == 0
+
+
 def test_drop(drive: Drive, cache: Cache) -> None:
     """A drive is removed whole, unless it is pinned, in use, or ours to write."""
     link, address = drive

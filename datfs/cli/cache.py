@@ -13,7 +13,7 @@ import click
 import trio
 
 from datfs import pins
-from datfs.cache_drives import DriveFacts, IdleDrives, facts_of, key_of, remove
+from datfs.cache_drives import DriveFacts, IdleDrives, facts_of, key_of, remove, version_without
 from datfs.cli.failures import EXIT_INCOMPLETE
 from datfs.cli.options import SizeType, TargetType, View, drive_options, json_option, make_options, notice, view
 from datfs.cli.output import count, path_text, print_json, write_name
@@ -30,7 +30,7 @@ from datfs.owners import FAILURES
 from datfs.prefetch import Report, Wanted, files_below, prefetch, report
 from datfs.prefetch_owner import prefetch_by_owner, report_of_owner
 from datfs.room import space_of, stores_in
-from datfs.store import cache_folder, default_cache_dir, owner_of
+from datfs.store import begin_empty, cache_folder, default_cache_dir, forget_if_empty, owner_of
 from datfs.text import show, show_size
 
 DAY = 86_400
@@ -96,6 +96,8 @@ def _remarks(drive: DriveFacts) -> str:
         words.append(f"{count(len(drive.pins), 'path')} pinned")
     if drive.error is not None:
         words.append("cannot be read")
+    elif drive.version is None and drive.owner is None:
+        words.append("nothing here yet")
     return ", ".join(words)
 
 
@@ -236,11 +238,14 @@ def pin(links: tuple[Link | NamedLink | Path, ...], cache_dir: Path) -> None:
     is mounted.
     """
     for given in links:
-        link, folder = _folder_of(given, cache_dir, there=False)
+        link, _ = _folder_of(given, cache_dir, there=False)
         if link.version is not None:
             raise click.UsageError(f"{_shown(given)}: a pin is for every version of a path: leave out +{link.version}")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        pins.save(folder, [*pins.load(folder), path_of(link.path)])
+        folder = begin_empty(link.key, cache_dir)
+        path = path_of(link.path)
+        if (version := version_without(folder, path)) is not None:
+            notice(f"{_shown(given)}: pinned, though nothing is there in version {version}")
+        pins.save(folder, [*pins.load(folder), path])
 
 
 @click.command()
@@ -256,6 +261,7 @@ def unpin(links: tuple[Link | NamedLink | Path, ...], everything: bool, cache_di
             others = ", ".join(path_text(one) for one in there)
             raise NotFound(f"{_shown(given)} is not pinned" + (f"; pinned are: {others}" if others else ""))
         pins.save(folder, [] if everything else [one for one in there if one != path])
+        forget_if_empty(folder)
 
 
 # -- prefetch
