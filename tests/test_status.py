@@ -555,7 +555,7 @@ def test_hundreds_of_files_are_cut_short() -> None:
         "limits": {},
     }
     lines = status_text(facts).splitlines()
-    assert "  200 files open that are not here whole:" in lines
+    assert "  200 files open and not here whole:" in lines
     shown = [line.split(":")[0].strip() for line in lines if line.startswith("    /")]
     assert shown == [f"/{number}" for number in range(199, 159, -2)]
     assert lines[-1] == "    and 180 more files; --json tells all"
