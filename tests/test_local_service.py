@@ -137,6 +137,16 @@ async def test_an_owner_that_goes_away_while_there_are_other_peers(filled: Path)
                     assert await read_all(opened) == expected
 
 
+async def test_who_looks_in_is_no_hope_for_the_owner(tmp_path: Path) -> None:
+    """When the last peer is gone its readers are told at once, though somebody is connected who has nothing."""
+    async with sharing() as (address, served):
+        async with datfs.open_drive(LINK, datfs.Options(peers=[address], cache_dir=tmp_path, timeout=3600)) as first:
+            async with second(tmp_path, offline=True):
+                await served.shut_down()
+                with trio.fail_after(20), pytest.raises(NoPeers, match="no peer can be reached"):
+                    await first.drive.metadata.ensure((1,))
+
+
 async def test_an_owner_that_hangs(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing, as one that was stopped: the others show what it has written."""
     monkeypatch.setattr(store_choice, "ALIVE_SECONDS", 0.1)

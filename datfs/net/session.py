@@ -120,6 +120,7 @@ class Session:
         self.dialed = dialed
         self.meters = meters or Meters()
         self.uploads = host.upload or not limited  # whether it gets anything from us
+        self.looks_in = not limited and not dialed  # a program of this machine that asks us
         self._up = host.up if limited else None
         self._down = host.down if limited else None
         self.error: Exception | None = None  # why it ended; None if the peer just left

@@ -5,7 +5,8 @@ Owns the set of sessions, the bans, and with them whether there is hope for a re
 :mod:`datfs.net.address_states`.
 
 There is hope as long as one address is new, dialing, connected, or discovery is still looking, and for some seconds
-(:data:`~datfs.net.address_book.GRACE`) after a peer was lost that had brought something or was there for as long.
+(:data:`~datfs.net.address_book.GRACE`) after a peer was lost that had brought something or was there for as long. Other
+programs of this machine that look in are none, unless they have what we lack.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Swarm:
         """Why no peer will bring anything now; None while there is hope."""
         if self._fatal is not None:
             return ForkedRegister(str(self._fatal))
-        if self.sessions or self._dialer.hopeful():
+        if self._dialer.hopeful() or any(self._may_bring(session, register) for session in self.sessions):
             return None
         others = [known for known in self._dialer.book if known.state is not AddressState.OURSELVES]
         if not others:
@@ -155,6 +156,15 @@ class Swarm:
         if any(known.state is AddressState.BANNED for known in others):
             return IntegrityError(f"no peer has data that verify ({reasons})")
         return NoPeers(f"no peer can be reached ({reasons})")
+
+    @staticmethod
+    def _may_bring(session: Session, register: SparseRegister) -> bool:
+        """Whether there is hope in a peer. Of a program of this machine that looks in only if it has what we lack."""
+        if not session.looks_in or not session.has_told(register):
+            return True
+        here = register.register.data_bits
+        holds = (download.held for download in session.downloads if download.register is register)
+        return any(held.without(here).last_set() is not None for held in holds)
 
     def undecided(self, register: SparseRegister) -> bool:
         """Whether a peer is being dialed, or connected and has not told yet what it has."""
