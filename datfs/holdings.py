@@ -18,7 +18,7 @@ from datfs.bitfield import Bitfield
 from datfs.errors import DatfsError, Gone
 from datfs.metadata import Stat
 from datfs.register import Register
-from datfs.sparse import SparseRegister
+from datfs.sparse import ChunkSource, SparseRegister
 
 RUNS_MOST = 10_000  # gaps in a file beyond which its bytes are not added up: each costs a look into the tree
 SHA256_MOST = 8 * 1024 * 1024  # bytes; a longer file is not hashed because somebody asks for its attributes
@@ -51,7 +51,7 @@ def bytes_held(content: SparseRegister, stat: Stat) -> int | None:
 def bytes_between(register: Register, first: int, stop: int, runs_most: int = RUNS_MOST) -> int | None:
     """How many bytes of the chunks ``first .. stop-1`` are here; None if they lie in too many pieces."""
     total = 0
-    for number, (start, end) in enumerate(_runs(register.data_bits, first, stop)):
+    for number, (start, end) in enumerate(runs(register.data_bits, first, stop)):
         if number == runs_most:
             return None
         try:
@@ -64,7 +64,8 @@ def bytes_between(register: Register, first: int, stop: int, runs_most: int = RU
     return total
 
 
-def _runs(bits: Bitfield, first: int, stop: int) -> Iterator[tuple[int, int]]:
+def runs(bits: Bitfield, first: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The set bits of ``first .. stop-1``, in ranges."""
     while (start := bits.next_set(first, stop)) is not None:
         end = bits.next_clear(start, stop)
         first = stop if end is None else end
@@ -95,11 +96,16 @@ def availability(content: SparseRegister, stat: Stat) -> Availability:
 
 def is_lost(content: SparseRegister, index: int) -> bool:
     """Whether a chunk is neither here nor at anybody who could be asked."""
-    return (
-        not content.register.has(index)
-        and content.source.all_told(content, index + 1)
-        and not any(bits.get(index) for bits in content.source.held_by_peers(content))
-    )
+    return bool(lost_among(content, (index,), content.source))
+
+
+def lost_among(register: SparseRegister, indices: Iterable[int], source: ChunkSource) -> list[int]:
+    """Those chunks that are neither here nor at anybody who could be asked; none while somebody has yet to tell."""
+    missing = [index for index in indices if not register.register.has(index)]
+    if not missing or not source.all_told(register, max(missing) + 1):
+        return []
+    held = source.held_by_peers(register)
+    return [index for index in missing if not any(bits.get(index) for bits in held)]
 
 
 async def ensure_unless_lost(content: SparseRegister, indices: Iterable[int]) -> None:

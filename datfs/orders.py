@@ -1,7 +1,8 @@
 """What other programs of this machine may have the owner of a store do: fetch chunks in advance, and make room.
 
-The owner's side of two questions at its socket (docs/json.md, "The status socket"). An order to fetch is good for
+The owner's side of two questions at its socket (docs/json.md, "Status"). An order to fetch is good for
 :data:`ORDER_SECONDS`: whoever still wants it says so again, so that nothing is fetched for a program that has gone.
+Who asks is :mod:`datfs.prefetch_owner`, for a person, and :mod:`datfs.owner_wants`, for readers of another process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import trio
 from datfs.cache_limit import CacheKeeper
 from datfs.drive import Drive
 from datfs.errors import FormatError, NotFound
+from datfs.holdings import lost_among
 from datfs.sparse import SparseRegister
 from datfs.wants import Urgency
 
@@ -32,36 +34,51 @@ class Orders:
     def __init__(self, drive: Drive, keeper: CacheKeeper | None) -> None:
         self._drive = drive
         self._keeper = keeper
-        self._open: list[tuple[float, list[int]]] = []
+        self._open: list[tuple[float, SparseRegister, list[int], Urgency]] = []
 
     def questions(self) -> dict[str, Callable[[Answer], Answer]]:
         """What can be asked, by its name."""
         return {"fetch": self.fetch, "prune": self.prune}
 
     def fetch(self, asked: Answer) -> Answer:
-        """Which of ``chunks`` (ranges) are missing; the first thousand of them are fetched unless ``look`` is true.
+        """Which of ``chunks`` (ranges) of ``register`` are missing; the first 1,024 are fetched unless ``look``.
 
         Raises FormatError for a question that is none, NotFound while nothing of the content is known.
         """
-        content = self._content()
+        register = self._register(asked.get("register", "content"))
         missing: list[list[int]] = []
         for first, stop in _ranges(asked.get("chunks")):
-            held = content.register.data_bits
+            held = register.register.data_bits
             while (begin := held.next_clear(first, stop)) is not None and len(missing) < RANGES_MOST:
                 first = held.next_set(begin, stop) or stop
                 missing.append([begin, first])
-        if missing and not asked.get("look"):
-            self._order(content, missing)
-        hopeless = content.hopeless() if missing else None
-        return {"missing": missing, "full": content.cramped, "hopeless": None if hopeless is None else str(hopeless)}
-
-    def _order(self, content: SparseRegister, missing: list[list[int]]) -> None:
         wanted: list[int] = []
-        for first, stop in missing:
-            wanted += range(first, min(stop, first + CHUNKS_MOST - len(wanted)))
-        content.want(wanted, Urgency.LATER)
-        self._open.append((trio.current_time() + ORDER_SECONDS, wanted))
-        content.source.wants_changed(content)
+        if missing and not asked.get("look"):
+            for first, stop in missing:
+                wanted += range(first, min(stop, first + CHUNKS_MOST - len(wanted)))
+            # A program that waits comes before what a person has fetched in advance, and behind the owner's readers.
+            self._order(register, wanted, Urgency.SOON if asked.get("soon") else Urgency.LATER)
+        hopeless = register.hopeless() if missing else None
+        return {
+            "missing": missing,
+            "lost": lost_among(register, wanted, register.source),
+            "full": register.cramped,
+            "hopeless": None if hopeless is None else str(hopeless),
+        }
+
+    def _register(self, name: object) -> SparseRegister:
+        if name == "metadata":
+            return self._drive.metadata
+        if name != "content":
+            raise FormatError("'fetch' needs a register: metadata or content")
+        if self._drive.content is None:
+            raise NotFound("the drive's header is not here yet, so nothing is known of its files")
+        return self._drive.content
+
+    def _order(self, register: SparseRegister, wanted: list[int], urgency: Urgency) -> None:
+        register.want(wanted, urgency)
+        self._open.append((trio.current_time() + ORDER_SECONDS, register, wanted, urgency))
+        register.source.wants_changed(register)
 
     def prune(self, asked: Answer) -> Answer:
         """Gives up chunks of files until ``bytes`` are free, as far as may be. Raises FormatError."""
@@ -70,17 +87,13 @@ class Orders:
             raise FormatError("'prune' needs bytes: a number")
         return {"freed": self._keeper.prune(need) if self._keeper is not None else 0}
 
-    def _content(self) -> SparseRegister:
-        if self._drive.content is None:
-            raise NotFound("the drive's header is not here yet, so nothing is known of its files")
-        return self._drive.content
-
     async def run(self) -> None:
         """Takes back orders that were not renewed, until cancelled."""
         while True:
             await trio.sleep(TICK)
             while self._open and self._open[0][0] <= trio.current_time():
-                self._content().drop(self._open.pop(0)[1], Urgency.LATER)
+                _, register, wanted, urgency = self._open.pop(0)
+                register.drop(wanted, urgency)
 
 
 def _ranges(value: Any) -> list[tuple[int, int]]:

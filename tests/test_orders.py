@@ -33,7 +33,7 @@ async def test_an_order_is_fetched(autojump_clock: trio.testing.MockClock) -> No
             nursery.start_soon(orders.run)
             assert drive.content is not None
             looked = orders.fetch({"chunks": [[0, 2], [5, length]], "look": True})
-            assert looked == {"missing": [[0, 2], [5, length]], "full": False, "hopeless": None}
+            assert looked == {"missing": [[0, 2], [5, length]], "lost": [], "full": False, "hopeless": None}
             assert drive.content.wants.count(Urgency.LATER) == 0
             assert orders.fetch({"chunks": [[0, 2], [5, length]]})["missing"] == [[0, 2], [5, length]]
             await trio.sleep(5)
@@ -62,6 +62,38 @@ async def test_an_order_ends(autojump_clock: trio.testing.MockClock) -> None:
         assert copy.wants.count(Urgency.LATER) == 0
         nursery.cancel_scope.cancel()
     assert orders.prune({"bytes": 5}) == {"freed": 0}
+
+
+async def test_orders_of_metadata(autojump_clock: trio.testing.MockClock) -> None:
+    """They are fetched as chunks of files are; what a program waits for comes before what a person has fetched."""
+    writer = make_drive(FILES)
+    async with drive_of(writer, ScriptedPeer([writer.metadata, writer.content])) as (drive, _, _):
+        orders = Orders(drive, None)
+        metadata, content = drive.metadata, drive.content
+        assert content is not None
+        assert not metadata.register.has(1)
+        assert orders.fetch({"register": "metadata", "chunks": [[1, 2]], "soon": True})["missing"] == [[1, 2]]
+        assert (metadata.wants.count(Urgency.SOON), content.wants.count(Urgency.SOON)) == (1, 0)
+        await trio.sleep(5)
+        assert orders.fetch({"register": "metadata", "chunks": [[1, 2]]})["missing"] == []
+        with pytest.raises(FormatError, match="register"):
+            orders.fetch({"register": "else", "chunks": [[1, 2]]})
+
+
+async def test_what_nobody_has(autojump_clock: trio.testing.MockClock) -> None:
+    """Is told of what was ordered, when everybody has told what he has."""
+    writer = make_drive(FILES)
+    peer = ScriptedPeer([writer.metadata, writer.content], held=lambda index: index != 2)
+    async with drive_of(writer, peer) as (drive, _, _):
+        orders = Orders(drive, None)
+        orders.fetch({"chunks": [[0, 4]]})
+        await trio.sleep(60)
+        assert orders.fetch({"chunks": [[0, 4]]}) == {
+            "missing": [[2, 3]],
+            "lost": [2],
+            "full": False,
+            "hopeless": None,
+        }
 
 
 @pytest.mark.parametrize(
