@@ -33,6 +33,7 @@ from datfs.net.reach import on_a_network
 from datfs.net.swarm import Swarm
 from datfs.net.transport import Address, connect
 from datfs.orders import Orders
+from datfs.owner_wants import OwnerWants
 from datfs.register import Register
 from datfs.sources import NoSource
 from datfs.sparse import ChunkSource, SparseRegister
@@ -121,6 +122,7 @@ class OpenDrive:
         self._orders = Orders(drive, keeper)
         self.local.questions.update(self._orders.questions())
         self.owner: Place | None = None
+        self.owner_wants: OwnerWants | None = None
         self.budget: Budget | None = None
         self.working: WorkingFiles | None = None  # the files that are the content, if they are
         self._stack = stack
@@ -192,6 +194,8 @@ class OpenDrive:
                         nursery.start_soon(self.swarm.run)
                     nursery.start_soon(self.local.run)
                     nursery.start_soon(self._orders.run)
+                    if self.owner_wants is not None:
+                        nursery.start_soon(self.owner_wants.run)
                     if not self.store.read_only and self.store.folder is not None:
                         nursery.start_soon(self._flush_now_and_then)
                     if self.keeper is not None:
@@ -281,6 +285,9 @@ async def _open(
     stack.callback(metadata.close)
     swarm = _swarm_for(store, options, listeners, owner)
     source: ChunkSource = swarm or NoSource(_why_alone(store, options))
+    owner_wants = None
+    if owner is not None:
+        source = owner_wants = OwnerWants(source, (owner.folder, STATUS_NAME), offline=options.offline)
     sparse = SparseRegister(metadata, source, name="metadata")
     sparse.patience = options.timeout / 3
     budget = options.budget
@@ -317,7 +324,8 @@ async def _open(
 
     link = place if isinstance(place, Link) else Link(metadata.key)
     opened = OpenDrive(Drive(sparse, open_content), store, swarm, link, stack, keeper)
-    opened.owner = (owner.folder, STATUS_NAME) if owner is not None else None
+    opened.owner_wants = owner_wants
+    opened.owner = owner_wants.place if owner_wants is not None else None
     opened.budget = budget
     if swarm is not None:
         swarm.add_register(sparse)

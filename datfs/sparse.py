@@ -376,7 +376,7 @@ class SparseRegister:
     def _store_refused(self, index: int, why: Refusal) -> None:
         self._store_failed = True
         self.wants.refuse(index, why)
-        self._fail_one(index, why)
+        self.fail_one(index, why)
         if index >= self.register.length:
             self._wake_length_waiters()
 
@@ -424,10 +424,11 @@ class SparseRegister:
     def fail(self, error: Callable[[], Exception]) -> None:
         """Every reader that waits now gets the exception that ``error`` makes."""
         for index in list(self._waiters):
-            self._fail_one(index, error)
+            self.fail_one(index, error)
         self._wake_length_waiters()
 
-    def _fail_one(self, index: int, error: Callable[[], Exception]) -> None:
+    def fail_one(self, index: int, error: Callable[[], Exception]) -> None:
+        """Every reader that waits for this chunk now gets the exception that ``error`` makes."""
         waiter = self._waiters.pop(index, None)
         if waiter is not None:
             waiter.error = error

@@ -120,6 +120,10 @@ class Wants:
         """Whether a chunk that a reader waits for has not been asked for yet."""
         return bool(self._open[Urgency.NOW])
 
+    def unasked(self, urgency: Urgency) -> list[int]:
+        """What is wanted with this urgency and nobody was asked for, though somebody may be; ascending."""
+        return sorted(self._open[urgency])
+
     def places(self, size: int) -> Iterable[int]:
         """In which parts of ``size`` chunks, a multiple of :data:`BLOCK`, some may be asked for; most urgent first."""
         return dict.fromkeys(number * BLOCK // size for is_open in self._open for number in is_open.blocks)

@@ -21,7 +21,7 @@ from datfs.crypto import key_pair
 from datfs.room import space_of, stores_in
 from datfs.storage import directory_storage
 from datfs.writer import DriveWriter, chunks_of
-from tests.command_line import DATFS, SECONDS, datfs, objects
+from tests.command_line import DATFS, SECONDS, datfs, objects, output
 from tests.interop.datfs_side import Mounted, clear, mounted, shared
 
 pytestmark = pytest.mark.fuse
@@ -241,6 +241,22 @@ def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
     checked = datfs("prefetch", f"{link}/dir", "--check", *cache)
     assert checked.returncode == 9
     assert checked.stdout.splitlines() == [f"/{path}" for path in FILES if path != "dir/00"]
+
+
+def test_commands_beside_a_mount_that_knows_nothing_yet(source: Path, tmp_path: Path) -> None:
+    """``ls`` and ``cat`` without a peer of their own have the mount get what it lacks; offline they end at once."""
+    cache = ("--cache-dir", tmp_path / "cache", "--timeout", "3600")
+    with mounted_from(source, tmp_path) as (mount, link):
+        for words in (("ls", link, "dir"), ("cat", f"{link}/dir/03")):
+            refused = datfs(*words, "--offline", *cache)
+            assert (refused.returncode, "offline" in refused.stderr) == (5, True), refused
+        (status,) = objects("status", mount.point)
+        assert status["registers"]["metadata"]["held"] <= 2
+        assert output("ls", link, "dir", *cache).split() == [Path(path).name for path in FILES]
+        command = [*DATFS, "cat", f"{link}/dir/03", *map(str, cache)]
+        ended = subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
+        assert ended.stdout == FILES["dir/03"]
+        assert mount.fact("chunks_held", "dir/03") == mount.fact("chunks", "dir/03")
 
 
 def test_what_is_here_is_told_beside_a_mount(source: Path, tmp_path: Path) -> None:
