@@ -12,19 +12,22 @@ import trio
 
 import datfs
 from datfs import owner_wants
+from datfs.bitfield import Bitfield
 from datfs.budget import Budget
 from datfs.client import OpenDrive
 from datfs.crypto import key_pair
 from datfs.errors import CacheFull, Gone, NoPeers, Unavailable
 from datfs.local_service import Place
 from datfs.owner_wants import AT_ONCE, Ranges
+from datfs.prefetch import files_below
+from datfs.prefetch_owner import copy_names_to_owner, missing_at_owner
 from datfs.sparse import SparseRegister
 from datfs.storage import directory_storage
 from datfs.wants import Urgency
 from datfs.writer import DriveWriter, chunks_of
 from tests.test_client import LINK, sharing
 from tests.test_local_service import read_all, second
-from tests.vector_drives import SEED, read
+from tests.vector_drives import DRIVES, SEED, read
 
 SOON = 20.0  # seconds, for what takes a moment; every wait of the drives themselves is longer
 LONG = 3600.0
@@ -208,3 +211,34 @@ async def test_what_is_read_next_is_ordered_too(tmp_path: Path, monkeypatch: pyt
                 nursery.cancel_scope.cancel()
             metadata.drop((3, 4), Urgency.SOON)
     assert answers.asked[0] == [(1, 2), (3, 5)]
+
+
+async def test_the_names_of_what_is_prefetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process needed to find the files comes to the owner, which could not find them again."""
+    monkeypatch.setattr(owner_wants, "MOMENT", LONG)  # all comes from a peer that is not the owner
+    async with sharing() as (address, _):
+        looker = {"peers": [address]}
+        async with owner_and_second(tmp_path, {"peers": [address]}, looker) as (first, other):
+            mine, theirs = other.drive.metadata.register, first.drive.metadata.register
+            place = other.owner
+            assert place is not None
+            with trio.fail_after(SOON):
+                await files_below(await other.drive.checkout(), [()])
+                assert not all(map(theirs.has, filter(mine.has, range(mine.length))))
+                await copy_names_to_owner(place, mine.data_bits, LONG)
+            assert all(map(theirs.has, filter(mine.has, range(mine.length))))
+            assert await missing_at_owner(place, [(0, mine.length)], "metadata") == []
+
+
+async def test_names_that_the_owner_cannot_get(tmp_path: Path) -> None:
+    """Why not is told, as with files."""
+    metadata = Bitfield()
+    metadata.set_range(0, 100, True)
+    async with sharing(DRIVES / "simple") as (address, served):
+        async with owner_and_second(tmp_path, {"peers": [address]}, {}) as (first, other):
+            await served.shut_down()
+            assert other.owner is not None
+            with trio.fail_after(SOON):
+                await until_gone(first)
+                with pytest.raises(NoPeers, match="no peer can be reached"):
+                    await copy_names_to_owner(other.owner, metadata, LONG)

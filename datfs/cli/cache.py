@@ -28,7 +28,7 @@ from datfs.metadata import path_of
 from datfs.net.discovery.names import NamedLink
 from datfs.owners import FAILURES
 from datfs.prefetch import Report, Wanted, files_below, prefetch, report
-from datfs.prefetch_owner import prefetch_by_owner, report_of_owner
+from datfs.prefetch_owner import copy_names_to_owner, prefetch_by_owner, report_of_owner
 from datfs.room import space_of, stores_in
 from datfs.store import begin_empty, cache_folder, default_cache_dir, forget_if_empty, owner_of
 from datfs.text import show, show_size
@@ -381,6 +381,9 @@ async def _fetch(at: View, files: list[Wanted], check: bool, quiet: bool) -> Rep
         return await prefetch(opened, files, progress, at.timeout)
 
 
+    if owner is not None:
+        metadata = opened.drive.metadata.register.data_bits
+        await at.show("the names of the files", copy_names_to_owner(owner, metadata, at.timeout))
 def _tell(link: Link | NamedLink | Path, found: Report, unknown: list[DrivePath], check: bool, as_json: bool) -> None:
     if as_json:
         missing = [path_text(path) for path in [*(file.path for file in found.missing), *unknown]]

@@ -18,7 +18,8 @@ from datfs.errors import DatfsError
 from datfs.local_service import STATUS, ask
 from datfs.metadata import Stat
 from datfs.orders import CHUNK_NUMBERS
-from datfs.prefetch_owner import Ranges, missing_at_owner
+from datfs.owner_wants import Ranges
+from datfs.prefetch_owner import missing_at_owner
 from datfs.sparse import SparseRegister
 from datfs.status import register_facts
 from datfs.vfs import Entry, Kind

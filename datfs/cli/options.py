@@ -324,9 +324,7 @@ class View:
         """The result of ``work``. Raises TimedOut when the deadline passes first; it and NoPeers name ``what``."""
         try:
             with trio.fail_after(self.timeout):
-                if self._waiting.shown:
-                    return await self._wait_visibly(what, work)
-                return await work
+                return await self.show(what, work)
         except NoPeers as error:
             raise NoPeers(f"{what}: {error}") from None
         except trio.TooSlowError:
@@ -334,7 +332,10 @@ class View:
                 f"{what} did not come within {self.timeout:g} s ({self._peers()}): try again, or give it more --timeout"
             ) from None
 
-    async def _wait_visibly(self, what: str, work: Awaitable[T]) -> T:
+    async def show(self, what: str, work: Awaitable[T]) -> T:
+        """The result of ``work``, which has a deadline of its own; on a terminal it is told what is waited for."""
+        if not self._waiting.shown:
+            return await work
         result: list[T] = []
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:

@@ -243,6 +243,24 @@ def test_commands_beside_a_mount(source: Path, tmp_path: Path) -> None:
     assert checked.stdout.splitlines() == [f"/{path}" for path in FILES if path != "dir/00"]
 
 
+@pytest.mark.parametrize("own_peer", [True, False])
+def test_prefetch_beside_a_mount_that_knows_no_names(source: Path, tmp_path: Path, own_peer: bool) -> None:
+    """What is fetched can be read when nobody else is there, also if the mount had not looked at anything before."""
+    cache = ("--cache-dir", tmp_path / "cache")
+    with mounted_from(source, tmp_path) as (mount, link):
+        checked = datfs("prefetch", f"{link}/dir", "--check", *cache, "--timeout", "3600")
+        assert (checked.returncode, checked.stdout) == (9, "/dir\n")
+        (status,) = objects("status", mount.point)
+        assert status["registers"]["metadata"]["held"] <= 2
+        peer = ("--peer", status["peers"][0]["address"]) if own_peer else ()
+        (fetched,) = objects("prefetch", f"{link}/dir/03", *cache, *peer)
+        assert (fetched["files"], fetched["missing"]) == (1, [])
+    (listed,) = objects("ls", link, "dir/03", "--offline", *cache)
+    assert listed["bytes_held"] == len(FILES["dir/03"])
+    with mounted(link, tmp_path / "again", "--offline", *map(str, cache)) as again:
+        assert read(again.point / "dir/03") == FILES["dir/03"]
+
+
 def test_commands_beside_a_mount_that_knows_nothing_yet(source: Path, tmp_path: Path) -> None:
     """``ls`` and ``cat`` without a peer of their own have the mount get what it lacks; offline they end at once."""
     cache = ("--cache-dir", tmp_path / "cache", "--timeout", "3600")
