@@ -13,7 +13,7 @@ import trio
 
 from datfs.client import OpenDrive
 from datfs.drive import DriveTree
-from datfs.errors import BadMetadata, CacheFull, DatfsError, TimedOut, Unavailable
+from datfs.errors import BadMetadata, CacheFull, DatfsError, NotADirectory, NotFound, TimedOut, Unavailable
 from datfs.metadata import Path, plausible
 from datfs.sparse import SparseRegister
 from datfs.text import show_path, show_size
@@ -70,11 +70,17 @@ class Report:
     missing: list[Wanted] = field(default_factory=list)
 
 
-async def files_below(tree: DriveTree, paths: Iterable[Path], unknown: set[Path] | None = None) -> list[Wanted]:
+async def files_below(
+    tree: DriveTree,
+    paths: Iterable[Path],
+    unknown: set[Path] | None = None,
+    not_there: dict[Path, DatfsError] | None = None,
+) -> list[Wanted]:
     """Every file at or below the paths, each once; fetches the metadata for it.
 
-    ``unknown``: gets the paths whose metadata cannot be had, instead of the error. Raises NotFound, BadMetadata, and as
-    :meth:`datfs.sparse.SparseRegister.ensure` does. Has no deadline of its own.
+    ``unknown``: gets the paths whose metadata cannot be had, instead of the error. ``not_there``: likewise the paths
+    that are not in the version, with what there is to say of each. Raises NotFound, NotADirectory, BadMetadata, and
+    as :meth:`datfs.sparse.SparseRegister.ensure` does. Has no deadline of its own.
     """
     found: dict[Path, Wanted] = {}
     for path in paths:
@@ -87,6 +93,11 @@ async def files_below(tree: DriveTree, paths: Iterable[Path], unknown: set[Path]
                 if unknown is None:
                     raise
                 unknown.add(at)
+                continue
+            except (NotFound, NotADirectory) as error:
+                if not_there is None:
+                    raise
+                not_there[at] = error
                 continue
             pending += reversed(below)
             if file is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -99,6 +100,26 @@ def test_prefetch_from_a_list(drive: Drive, cache: Cache, tmp_path: Path) -> Non
     wanted.write_text("dat.json\nnonsense\n")
     assert "list, line 1" in failure(7, "prefetch", "--from", wanted, *cache)
     assert "/nope" in failure(3, "prefetch", f"{link}/nope", "--check", *cache)
+
+
+def test_prefetch_of_what_is_not_there(drive: Drive, cache: Cache, tmp_path: Path) -> None:
+    """It is named, and the rest is fetched; if nothing of it is there, that is an error."""
+    link, address = drive
+    wanted = tmp_path / "list"
+    wanted.write_text("nope\ndir/one\na b.txt/below\n")
+    peer = ("--peer", address)
+    ended = datfs("prefetch", link, "--from", wanted, "--quiet", *peer, *cache)
+    assert (ended.returncode, ended.stdout) == (9, "")
+    assert ended.stderr.splitlines() == [
+        f"datfs: {link}: there is no /nope in version 4",
+        f"datfs: {link}: there is no /a b.txt/below in version 4",
+    ]
+    assert len(output("cat", f"{link}/dir/one", "--offline", *cache)) == len(FILES["dir/one"])
+    ended = datfs("prefetch", link, "--from", wanted, "--check", "--json", *cache)
+    assert ended.returncode == 9
+    told = json.loads(ended.stdout)
+    assert (told["files"], told["missing"], told["not_there"]) == (1, [], ["/a b.txt/below", "/nope"])
+    assert "/nope" in failure(3, "prefetch", f"{link}/nope", f"{link}/a b.txt/below", *peer, *cache)
 
 
 def test_prefetch_that_cannot_be(drive: Drive, cache: Cache, tmp_path: Path) -> None:

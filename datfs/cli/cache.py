@@ -19,7 +19,7 @@ from datfs.cli.options import SizeType, TargetType, View, drive_options, json_op
 from datfs.cli.output import count, path_text, print_json, write_name
 from datfs.cli.progress import Progress
 from datfs.client import Options, resolve_name
-from datfs.errors import BadLink, NoPeers, NotADrive, NotFound, StoreLocked
+from datfs.errors import BadLink, DatfsError, NoPeers, NotADrive, NotFound, StoreLocked
 from datfs.link import Link
 from datfs.local_service import ask
 from datfs.local_sockets import STATUS_NAME
@@ -292,8 +292,8 @@ def prefetch_command(
 ) -> None:
     """Fetch files and directories of drives into the cache.
 
-    Ends with exit code 9 if something is missing at the end. With --check each path is named that is not here whole, or
-    of which it is not known here what is there.
+    Ends with exit code 9 if something is missing at the end, or if a path is not in the drive. With --check each path
+    is named that is not here whole, or of which it is not known here what is there.
     """
     if not links and not lists:
         raise click.UsageError("name a LINK, or a list with --from")
@@ -352,18 +352,24 @@ async def _prefetch_drive(
 ) -> bool:
     wanted = [path_of(path) for path in paths]
     unknown: set[DrivePath] = set()
+    not_there: dict[DrivePath, DatfsError] = {}
     found = Report()
     quiet = quiet or as_json
     try:
         async with view(link, options, version) as at:
-            files = await at.wait("the list of files", files_below(at.tree, wanted, unknown if check else None))
+            looking = files_below(at.tree, wanted, unknown if check else None, not_there)
+            files = await at.wait("the list of files", looking)
+            if not_there and len(not_there) == len(set(wanted)):
+                raise next(iter(not_there.values()))
+            for error in not_there.values():
+                notice(f"{_shown(link)}: {error}")
             found = await _fetch(at, files, check, quiet)
     except NoPeers:
         if not check:
             raise
         unknown.update(wanted)  # nothing of the drive is here
-    _tell(link, found, sorted(unknown), check, as_json)
-    return not found.missing and not unknown
+    _tell(link, found, sorted(unknown), sorted(not_there), check, as_json)
+    return not (found.missing or unknown or not_there)
 
 
 async def _fetch(at: View, files: list[Wanted], check: bool, quiet: bool) -> Report:
@@ -375,16 +381,23 @@ async def _fetch(at: View, files: list[Wanted], check: bool, quiet: bool) -> Rep
         return await report_of_owner(owner, files) if owner is not None else report(opened.drive.content, files)
     if owner is None and (opened.store.folder is None or opened.store.read_only):
         raise StoreLocked("another process has the drive open, and does not answer: end it, or try again later", 0)
+    if owner is not None:
+        metadata = opened.drive.metadata.register.data_bits
+        await at.show("the names of the files", copy_names_to_owner(owner, metadata, at.timeout))
     with Progress("fetching", "fetched", quiet=quiet) as progress:
         if owner is not None:
             return await prefetch_by_owner(owner, files, progress, at.timeout)
         return await prefetch(opened, files, progress, at.timeout)
 
 
-    if owner is not None:
-        metadata = opened.drive.metadata.register.data_bits
-        await at.show("the names of the files", copy_names_to_owner(owner, metadata, at.timeout))
-def _tell(link: Link | NamedLink | Path, found: Report, unknown: list[DrivePath], check: bool, as_json: bool) -> None:
+def _tell(
+    link: Link | NamedLink | Path,
+    found: Report,
+    unknown: list[DrivePath],
+    not_there: list[DrivePath],
+    check: bool,
+    as_json: bool,
+) -> None:
     if as_json:
         missing = [path_text(path) for path in [*(file.path for file in found.missing), *unknown]]
         print_json(
@@ -395,6 +408,7 @@ def _tell(link: Link | NamedLink | Path, found: Report, unknown: list[DrivePath]
                 "chunks": found.chunks,
                 "chunks_held": found.chunks_held,
                 "missing": missing,
+                "not_there": [path_text(path) for path in not_there],
             }
         )
         return
