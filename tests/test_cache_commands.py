@@ -22,7 +22,7 @@ from datfs.storage import directory_storage
 from datfs.store import cache_folder
 from datfs.text import parse_size
 from datfs.writer import DriveWriter, chunks_of
-from tests.command_line import DATFS, SECONDS, datfs, failure, objects, output, shared
+from tests.command_line import DATFS, SECONDS, datfs, failure, objects, on_a_terminal, output, shared
 from tests.vector_drives import read
 
 FILES = {
@@ -120,6 +120,16 @@ def test_prefetch_of_what_is_not_there(drive: Drive, cache: Cache, tmp_path: Pat
     told = json.loads(ended.stdout)
     assert (told["files"], told["missing"], told["not_there"]) == (1, [], ["/a b.txt/below", "/nope"])
     assert "/nope" in failure(3, "prefetch", f"{link}/nope", f"{link}/a b.txt/below", *peer, *cache)
+
+
+def test_no_bar_of_nothing(drive: Drive, cache: Cache) -> None:
+    """On a terminal a bar shows what is fetched, and none is shown if all is here."""
+    link, address = drive
+    command = ("prefetch", link, "--peer", address, *cache)
+    code, seen = on_a_terminal(*command)
+    assert (code, "4/4 files" in seen) == (0, True)
+    code, seen = on_a_terminal(*command)
+    assert (code, "files" in seen, "0 B" in seen) == (0, False, False)
 
 
 def test_prefetch_that_cannot_be(drive: Drive, cache: Cache, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Progress:
     """A context in which something is done to files. ``doing``, ``done``: the verb, as in ``hashing``, ``hashed``.
 
     ``quiet``: shows nothing. Without a terminal a line tells at the end what was done, and others every few seconds
-    until then; nothing is told of nothing.
+    until then; nothing is told of no files, and no bar is shown.
     """
 
     def __init__(self, doing: str, done: str, *, quiet: bool = False, console: Console | None = None) -> None:
@@ -47,7 +47,7 @@ class Progress:
     def start(self, files: int, size: int) -> None:
         """So many files and bytes there are to do, all in all; may be said again when that changes."""
         self._all_files, self._all_bytes = files, size
-        if self._bar is not None and self._task is None:
+        if self._bar is not None and self._task is None and files:
             self._task = self._bar.add_task(self._doing, total=None, files="", sizes="", rate="", left="", name="")
             self._bar.start()
         self._draw()
