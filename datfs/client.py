@@ -369,7 +369,6 @@ def _swarm_for(
             remembered = Remembered(store.folder / PEERS_NAME)
             if options.ways.names:
                 discoveries.insert(0, remembered)
-    alone = None if on_a_network() else options.ways.search_alone()
     return Swarm(
         discoveries=discoveries,
         listeners=listeners,
@@ -378,8 +377,12 @@ def _swarm_for(
         outcomes=remembered,
         up=options.up,
         down=options.down,
-        search_alone=alone,
+        search_alone=_search_alone(options),
     )
+
+
+def _search_alone(options: Options) -> float | None:
+    return None if on_a_network() else options.ways.search_alone()
 
 
 @contextlib.asynccontextmanager
@@ -389,7 +392,14 @@ async def swarm_for_folder(options: Options, notice: Notice) -> AsyncIterator[Sw
     try:
         port = port_of(listeners) if listeners and options.upload else None
         ways: list[Discovery] = [StaticPeers(options.peers), *options.ways.discoveries(port)]
-        yield Swarm(discoveries=ways, listeners=listeners, upload=options.upload, up=options.up, down=options.down)
+        yield Swarm(
+            discoveries=ways,
+            listeners=listeners,
+            upload=options.upload,
+            up=options.up,
+            down=options.down,
+            search_alone=_search_alone(options),
+        )
     finally:
         for listener in listeners:
             listener.socket.close()

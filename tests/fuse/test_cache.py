@@ -375,3 +375,16 @@ def test_without_any_network(source: Path, tmp_path: Path) -> None:
             assert datfs("umount", point).returncode == 0
             clear(point)
             peers.unlink(missing_ok=True)  # the second time no address is known either
+    command = [
+        sys.executable,
+        "-c",
+        NAMESPACE,
+        *DATFS,
+        "clone",
+        f"dat://{key}",
+        str(tmp_path / "copy"),
+        "--discovery",
+        "mdns",
+    ]
+    done = subprocess.run([*command, "--timeout", "3600"], capture_output=True, timeout=SECONDS, check=False)
+    assert (done.returncode, b"this machine is on no network" in done.stderr) == (5, True), done.stderr
