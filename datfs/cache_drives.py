@@ -170,12 +170,15 @@ def _registers(folder: Path, *, read_only: bool) -> Iterator[tuple[Register, Reg
 def begin_to_fill(folder: Path) -> bool:
     """Notes that a process fills the store, until :func:`end_in_order`; whether one that did so before was killed.
 
-    Then there may be space in use that no bit tells of: :meth:`datfs.register.Register.reclaim`. Raises OSError.
+    Then there may be space in use that no bit tells of: :meth:`datfs.register.Register.reclaim`. What cannot be noted,
+    as the disk is full, is not: the drive can be read all the same.
     """
     try:
         os.close(os.open(folder / UNSETTLED_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return True
+    except OSError as error:
+        log.info("%s: %s", folder, error)
     return False
 
 

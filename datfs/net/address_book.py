@@ -15,10 +15,8 @@ from datfs.net.traffic import Meters
 
 BACKOFF_FIRST = 0.5
 BACKOFF_MOST = 20.0  # less than a reader's usual patience of 30 s, also with the spread
-GRACE = (
-    3.0  # seconds of hope after a peer was lost that had brought something, or was there for as long: it may just be
-)
-# starting anew
+# Seconds of hope after a peer was lost that had brought something, or was there for as long: it may just begin anew.
+GRACE = 3.0
 REST_LEAST = 1.0  # seconds after a failure before a reader's wish or another finding makes us dial again
 ELSEWHERE_CHECK = 600.0  # an impostor with the id of another peer does not keep that one away for longer
 FORGET_AFTER = 600.0  # seconds of failures after which an address that never worked has to be found anew
