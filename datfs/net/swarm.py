@@ -127,7 +127,7 @@ class Swarm:
     # -- ChunkSource
 
     def wants_changed(self, register: SparseRegister) -> None:
-        """Asks the peers for what is wanted; wakes resting addresses when nobody is connected."""
+        """Asks the peers for what is wanted; wakes resting addresses when nobody is connected who may bring it."""
         downloads = {
             session: download for session in self.sessions if (download := session.download_of(register)) is not None
         }
@@ -136,14 +136,14 @@ class Swarm:
         for session, download in downloads.items():
             if download.outgoing:
                 session.flush()
-        if not self.sessions:
+        if not self._has_sources(register):
             self._dialer.wake_all()
 
     def hopeless(self, register: SparseRegister) -> DatfsError | None:
         """Why no peer will bring anything now; None while there is hope."""
         if self._fatal is not None:
             return ForkedRegister(str(self._fatal))
-        if self._dialer.hopeful() or any(self._may_bring(session, register) for session in self.sessions):
+        if self._dialer.hopeful() or self._has_sources(register):
             return None
         others = [known for known in self._dialer.book if known.state is not AddressState.OURSELVES]
         if not others:
@@ -156,6 +156,9 @@ class Swarm:
         if any(known.state is AddressState.BANNED for known in others):
             return IntegrityError(f"no peer has data that verify ({reasons})")
         return NoPeers(f"no peer can be reached ({reasons})")
+
+    def _has_sources(self, register: SparseRegister) -> bool:
+        return any(self._may_bring(session, register) for session in self.sessions)
 
     @staticmethod
     def _may_bring(session: Session, register: SparseRegister) -> bool:
@@ -178,7 +181,7 @@ class Swarm:
 
     def all_told(self, register: SparseRegister, stop: int) -> bool:
         """Whether there are peers, each has told what it holds before ``stop``, and no other is about to be one."""
-        if not self.sessions or self._dialer.hopeful():
+        if not self._has_sources(register) or self._dialer.hopeful():
             return False
         peers = [peer for session in self.sessions for peer in session.downloads if peer.register is register]
         return all(session.has_told(register) for session in self.sessions) and all(peer.told(stop) for peer in peers)
