@@ -78,8 +78,10 @@ async def serve(
         is_denied=(lambda pid: programs.is_one_of(pid, denied)) if denied else None,
     )
     mount = _mount(operations, point, options)
-    orderly = False
+    orderly = True
     try:
+        await fuse_session.greet(fuse_session.descriptor())
+        orderly = False
         async with trio.open_nursery() as nursery:
             if began is not None:
                 began(operations, mount.device)
@@ -113,6 +115,8 @@ async def _update(operations: Operations, update: Update) -> None:
     names, directories = operations.replace(update)
     for pause in (0, _ANSWER_UNDER_WAY):
         await trio.sleep(pause)
+        if operations.over:  # whoever tells of changes need not end before the mount
+            return
         for number, name in names:
             # The synchronous call would wait for a lock that a lookup of ours may hold.
             pyfuse3.invalidate_entry_async(pyfuse3.InodeT(number), pyfuse3.FileNameT(name), ignore_enoent=True)

@@ -122,6 +122,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.inodes = InodeTable(tree.root)
         self.started = trio.Event()  # set during the INIT exchange, which ends before the next task runs
+        self.over = False  # the kernel can neither ask nor be told anything any more
         # True once waiting background reads cannot hold up others: then incomplete files go through the page
         # cache.
         self.buffer_incomplete = False
@@ -225,6 +226,7 @@ class Operations(pyfuse3.Operations):
         """Closes every file that is still open, and forgets all handles; for the end, when no request can
         come.
         """
+        self.over = True
         for opened in self._files.values():
             opened.file.close()
         self._files.clear()
@@ -353,15 +355,17 @@ class Operations(pyfuse3.Operations):
         entries: Sequence[Entry]
         try:
             tree, entries = await self._listing(handle, start_id)
+            dots = DOTS
         except OthersBehind:
-            # The kernel holds the directory's lock meanwhile. It lets go of it after this, and asks for the rest.
-            tree, entries = self._tree, ()
+            # The kernel holds the directory's lock meanwhile. It lets go of it after this, and asks for the rest; but
+            # takes it again so quickly that whoever waits for it gets it only the second time.
+            tree, entries, dots = self._tree, (), start_id + 1
         look = self._look
         if tree is not self._tree:
             look = replace(look, cache_seconds=0)  # of an older version: not to be kept
         for place, (name, number) in enumerate(((b".", handle.inode), (b"..", handle.parent)), 1):
             # The kernel takes no reference for these, and nothing of them but the number and the kind.
-            if start_id < place:
+            if start_id < place <= dots:
                 shown = look.attributes(self.inodes.entry(number), number)
                 if not pyfuse3.readdir_reply(token, name, shown, place):
                     return

@@ -35,7 +35,7 @@ _EVERYDAY = (
 
 # Where the kernel lets a program wait for another one's lookup: of the same name, or of any in a directory that is
 # locked meanwhile; as /proc/<tid>/wchan names it, which is empty or "0" where it is not told.
-_BEHIND_A_LOOKUP = {"d_alloc_parallel", "walk_component", "path_openat", "iterate_dir", "0", ""}
+_BEHIND_A_LOOKUP = {"d_alloc_parallel", "walk_component", "path_openat", "iterate_dir", "fuse_lock_inode", "0", ""}
 
 
 def _mask(numbers: Sequence[int]) -> int:

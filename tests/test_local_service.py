@@ -23,7 +23,6 @@ from datfs.errors import DatfsError, NoPeers, NotFound, TimedOut
 from datfs.local_service import QUESTION_MOST, LocalService, ask
 from datfs.local_sockets import PEER_NAME, STATUS_NAME
 from datfs.mount_status import locate
-from datfs.net.address_states import AddressState
 from datfs.register import Register
 from datfs.sources import NoSource
 from datfs.sparse import SparseRegister
@@ -151,10 +150,11 @@ async def test_who_looks_in_is_no_hope_for_the_owner(tmp_path: Path) -> None:
                 assert not first.swarm.all_told(first.drive.metadata, 2), "somebody else may have it, who is not here"
                 # Who looks in does not keep others from being dialed when something is wanted.
                 (known,) = first.swarm._dialer.book
-                with trio.fail_after(20):
-                    while known.state is not AddressState.NEW:
-                        await trio.sleep(0.05)
-                        first.swarm.wants_changed(first.drive.metadata)
+                while known.state.value != "resting":
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                known.due = trio.current_time() + 1000
+                first.swarm.wants_changed(first.drive.metadata)
+                assert known.state.value == "new" or known.due < trio.current_time() + 10
 
 
 async def test_an_owner_that_hangs(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -266,6 +267,64 @@ def test_who_goes_on_waiting_waits_no_longer_for_it(mounter: Mounter) -> None:
         assert other.returncode == 1
         assert 2.5 < time.monotonic() - began < 5
     served.command("free")
+
+
+def test_names_of_one_folder_do_not_wait_for_each_other(mounter: Mounter) -> None:
+    """Each waits for its own time, and is let go by itself, also beside a listing of the folder."""
+    served = mounter("missing", "--timeout", "4")
+    os.stat(served.point)
+    served.command("hold")
+    began = time.monotonic()
+    with (
+        started(["ls", str(served.point)]) as listing,
+        started(["stat", str(served.point / "local.bin")]) as first,
+        started(["stat", str(served.point / "corrupt.bin")]) as second,
+    ):
+        blocked(served, 3)
+        os.killpg(second.pid, signal.SIGKILL)
+        second.wait(SOON)
+        assert (listing.poll(), first.poll()) == (None, None)
+        for process, code in ((listing, 2), (first, 1)):
+            assert process.wait(SECONDS) == code
+    assert time.monotonic() - began < 7
+    served.command("free")
+
+
+def test_who_waits_for_the_lock_of_a_folder_is_let_go(mounter: Mounter) -> None:
+    """A listing that waits holds it, and who wants to make something there waits for it, deaf to everything."""
+    served = mounter("missing")
+    served.command("hold")
+    with started(["ls", str(served.point)]) as listing:
+        blocked(served, 1)
+        with started(["touch", str(served.point / "new")]) as process:
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(SOON)
+            assert process.returncode == -signal.SIGKILL
+        assert listing.poll() is None
+        served.command("free")
+        out, _ = listing.communicate(timeout=SECONDS)
+    assert listing.returncode == 0
+    assert sorted(out.split()) == sorted(os.fsencode(name) for name in os.listdir(served.point))
+
+
+QUESTION = struct.pack("=IIQQIIII", 104, 26, 2, 0, 0, 0, 0, 0) + struct.pack("=IIII", 7, 45, 0, 0x73FFFFFB)
+ANSWER = struct.pack("=IiQ", 80, 0, 2) + struct.pack("=IIII", 7, 31, 131072, 0x4040B039) + bytes(48)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "changed"),
+    [
+        (QUESTION, ANSWER, {30: 0x44}),
+        (QUESTION[:-4] + bytes(4), ANSWER, {}),  # the kernel does not know of it
+        (QUESTION[:4] + bytes([27]) + QUESTION[5:], ANSWER, {}),  # another question
+        (QUESTION, ANSWER[:16], {}),  # an error
+    ],
+)
+def test_what_is_agreed_on_with_the_kernel(question: bytes, answer: bytes, changed: dict[int, int]) -> None:
+    """One bit of the answer to INIT is set, if the kernel has offered it; everything else is as pyfuse3 has it."""
+    found = fuse_session.with_parallel_dirops(question, answer)
+    assert found == bytes(changed.get(place, byte) for place, byte in enumerate(answer))
 
 
 def test_a_request_that_is_withdrawn_holds_up_nothing(mounter: Mounter) -> None:
