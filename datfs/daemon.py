@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ from types import FrameType
 
 # How long a child that was told to end may take to clear up before it is killed.
 _END_SECONDS = 10.0
+# A signal that comes just before a system call does not end it: nothing here waits longer without a look.
+_LOOK_SECONDS = 0.2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ENDED_AS_TOLD = (0, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -42,25 +45,30 @@ def run_in_background(work: Callable[[Callable[[], None]], int], *, log_path: st
     receive, send = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # A signal between the fork and the handlers would end one of the two without the other.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         os.close(receive)
-        _be_child(work, send, output)
+        _be_child(work, send, output, mask)
     os.close(send)
     os.close(output)
     try:
-        return _wait_for(child, receive)
+        return _wait_for(child, receive, mask)
     finally:
         os.close(receive)
 
 
-def _be_child(work: Callable[[Callable[[], None]], int], send: int, output: int) -> None:
+def _be_child(
+    work: Callable[[Callable[[], None]], int], send: int, output: int, mask: set[signal.Signals | int]
+) -> None:
     """Never returns: what the parent had on its stack must not run twice."""
     code = 1
     try:
         # So that what it shows on the terminal is cleared up, the cursor among others.
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.setsid()
         os.chdir("/")
         with open(os.devnull, "rb") as nothing:
@@ -101,8 +109,12 @@ def _is_interrupt(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
-def _wait_for(child: int, receive: int) -> int:
+def _wait_for(child: int, receive: int, mask: set[signal.Signals | int]) -> int:
     with _forwarding(child) as told:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        while not select.select([receive], [], [], _LOOK_SECONDS)[0]:
+            if told and time.monotonic() >= told[0][1] + _END_SECONDS:
+                os.kill(child, signal.SIGKILL)
         if os.read(receive, 1):
             return 0
         _, status = os.waitpid(child, 0)
@@ -117,24 +129,22 @@ def _wait_for(child: int, receive: int) -> int:
 
 @contextmanager
 def _forwarding(child: int) -> Iterator[list[tuple[int, float]]]:
-    """Signals to the parent go to the child, in its other session; a second one, or a delay, kills it.
+    """Signals to the parent go to the child, in its other session; a second one kills it.
 
     Yields a list that gets the first signal's number, and when it came.
     """
     told: list[tuple[int, float]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if told and (number != signal.SIGALRM or time.monotonic() >= told[0][1] + _END_SECONDS):
+        if told:
             os.kill(child, signal.SIGKILL)
-        elif number != signal.SIGALRM:
+        else:
             told.append((number, time.monotonic()))
             os.kill(child, signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, _END_SECONDS + 0.1)
 
-    before = {number: signal.signal(number, forward) for number in (*_FORWARDED, signal.SIGALRM)}
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         yield told
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

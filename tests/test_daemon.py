@@ -18,6 +18,11 @@ import os, signal, sys, time
 from pathlib import Path
 from datfs.daemon import run_in_background
 
+def rest():
+    "A minute. Not in one call: a signal that comes just before the call would not end it."
+    for _ in range(1200):
+        time.sleep(0.05)
+
 def work(ready):
     Path(PID_FILE).write_text(str(os.getpid()))
 {work}
@@ -58,7 +63,7 @@ def wait_until_gone(pid: int) -> None:
 
 def test_the_parent_returns_when_the_child_is_ready(tmp_path: Path) -> None:
     """Exit code 0 and the terminal free, with the child in a session of its own, away from the folder."""
-    done = run(tmp_path, "print('waiting for peers', flush=True)\nready()\nprint('hidden')\ntime.sleep(60)")
+    done = run(tmp_path, "print('waiting for peers', flush=True)\nready()\nprint('hidden')\nrest()")
     child = child_of(tmp_path)
     try:
         assert done.returncode == 0
@@ -122,8 +127,8 @@ def test_a_signal_to_the_waiting_parent_ends_the_child(tmp_path: Path, number: s
     """The child is told to end, so that it can unmount, and the parent waits for it and fails."""
     parent = start_waiting(
         tmp_path,
-        "signal.signal(signal.SIGTERM, lambda *_: (print('cleaned up'), sys.exit(143)))\n"
-        "print('up', flush=True)\ntime.sleep(60)",
+        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'cleaned up\\n'), sys.exit(143)))\n"
+        "print('up', flush=True)\nrest()",
     )
     parent.send_signal(number)
     out, _ = parent.communicate(timeout=SECONDS)
@@ -136,8 +141,7 @@ def test_an_interrupt_of_a_child_that_handles_none_is_quiet(tmp_path: Path, fail
     """It is raised in the child, which clears up what it shows; nobody sees a traceback."""
     parent = start_waiting(
         tmp_path,
-        "try:\n print('up', flush=True)\n time.sleep(60)\n"
-        f"except KeyboardInterrupt:\n print('cleared up')\n raise {failure}",
+        f"try:\n print('up', flush=True)\n rest()\nexcept KeyboardInterrupt:\n print('cleared up')\n raise {failure}",
     )
     parent.send_signal(signal.SIGINT)
     out, said = parent.communicate(timeout=SECONDS)
@@ -149,8 +153,8 @@ def test_a_second_signal_kills_a_child_that_does_not_end(tmp_path: Path) -> None
     """A child deaf to SIGTERM does not keep the terminal."""
     parent = start_waiting(
         tmp_path,
-        "signal.signal(signal.SIGTERM, lambda *_: print('heard', flush=True))\n"
-        "print('up', flush=True)\nwhile True: time.sleep(60)",
+        "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'heard\\n'))\n"
+        "print('up', flush=True)\nwhile True: rest()",
     )
     assert parent.stdout is not None
     parent.send_signal(signal.SIGTERM)
@@ -163,9 +167,7 @@ def test_a_second_signal_kills_a_child_that_does_not_end(tmp_path: Path) -> None
 
 def test_a_child_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     """Nobody to tell is no reason to fail."""
-    parent = start_waiting(
-        tmp_path, "print('up', flush=True)\nsys.stdin.read()\ntime.sleep(1)\nready()\ntime.sleep(60)"
-    )
+    parent = start_waiting(tmp_path, "print('up', flush=True)\nsys.stdin.read()\ntime.sleep(1)\nready()\nrest()")
     child = child_of(tmp_path)
     try:
         parent.kill()
