@@ -1,8 +1,8 @@
 """A bare pass-through of a folder, the yardstick: what pyfuse3 can do when there is nothing to do.
 
 As fast as the binding allows and no faster: plain ``os.pread`` on the loop, files kept in the page cache,
-long timeouts for names, listings with attributes. It knows what was in the folder when it began, which is all that
-the benchmarks need.
+long timeouts for names, listings with attributes, several in one folder at a time. It knows what was in the folder
+when it began, which is all that the benchmarks need.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ReaddirToken, RequestContext
+
+from datfs import fuse_session
 
 TIMEOUT = 300.0
 
@@ -98,9 +100,11 @@ class Passthrough(pyfuse3.Operations):
 
 
 async def _serve() -> None:
+    await fuse_session.greet(fuse_session.descriptor())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal)
-        await pyfuse3.main(max_tasks=1024)
+        with fuse_session.unblocked(fuse_session.descriptor()):
+            await pyfuse3.main(max_tasks=1024)
         nursery.cancel_scope.cancel()
 
 

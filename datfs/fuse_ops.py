@@ -341,7 +341,6 @@ class Operations(pyfuse3.Operations):
         listing = handle.listing
         if listing is None or (start_id == 0 and listing[0] is not tree):  # the latter as rewinddir(3) wants it
             handle.listing = None
-            handle.find_program()
             directory = self._entry(handle.inode)
             ask = partial(tree.list, directory)
             entries = await self._name(directory, b"", ask, handle.is_called, in_front=start_id < DOTS)

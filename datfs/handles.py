@@ -80,6 +80,11 @@ class DirectoryHandle(Handle):
     parent: int
     listing: tuple[FileTree, Sequence[Entry]] | None = None
 
+    def is_called(self, look: Look) -> bool:
+        """As of any handle. Its program is found out only now: nearly all listings are answered before a look."""
+        self.find_program()
+        return Handle.is_called(self, look)
+
 
 def _overlap(before: tuple[int, int, float], offset: int, end: int) -> bool:
     return offset < before[1] and end > before[0]
