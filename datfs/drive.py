@@ -59,7 +59,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RECORD_BYTES_KEPT = 64 * 1024 * 1024  # decoded records: in a directory of 10,000 names the last have 10 KB each
-READ_TOGETHER = 256  # metadata chunks
+READ_TOGETHER = 256  # metadata chunks, and ...
+READ_BYTES = 128 * 1024  # ... about so many bytes: the memory for more comes from the system anew each time
 RECORD_OVERHEAD = 520  # bytes of a record besides its value and index, about
 HASHES_KEPT = 10_000  # by metadata chunk, about 2 MB
 NAMES_KEPT = 125_000  # entries in kept listings, 370 bytes each: 45 MB
@@ -91,6 +92,7 @@ class Drive:
         self._record_bytes = 0
         self._batch: frozenset[int] = frozenset()  # what the walk that ran last needs, all of it held
         self._read_ahead: dict[int, bytes] = {}  # chunks that were read together with one that was needed
+        self._together = READ_TOGETHER  # as many as READ_BYTES hold, going by those that were read last
         self._hashes: OrderedDict[int, str] = OrderedDict()
 
     @property
@@ -133,7 +135,7 @@ class Drive:
     def _read(self, seq: int) -> bytes:
         """The chunk, read together with those that follow it and that the walk in hand needs too."""
         stop = seq + 1
-        while stop in self._batch and stop - seq < READ_TOGETHER:
+        while stop in self._batch and stop - seq < self._together:
             stop += 1
         register = self.metadata.register
         if stop == seq + 1:
@@ -143,6 +145,8 @@ class Drive:
         except (ChunkMissing, CorruptStorage):
             return register.get(seq)  # another one may be broken
         self._read_ahead = dict(zip(range(seq + 1, stop), ahead, strict=True))
+        size = (len(data) + sum(map(len, ahead))) // (stop - seq)
+        self._together = min(READ_BYTES // (size + 1) + 1, READ_TOGETHER)
         return data
 
     def plain_files(self, directory: Path) -> Callable[[int], tuple[bytes, Stat] | None]:

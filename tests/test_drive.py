@@ -298,6 +298,31 @@ async def test_decoded_records_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPa
     assert kept
 
 
+async def test_a_listing_reads_no_more_at_once_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small records are read many at once; of large ones about so many bytes, and each of them once."""
+    monkeypatch.setattr(drive_module, "READ_BYTES", 4_000)
+    drive = offline(a_drive_of(300))
+    tree = await drive.checkout()
+    directory = await tree.find((b"many",))
+    runs: list[list[int]] = []
+    seen: list[int] = []
+    get_run = drive.metadata.register.get_run
+
+    def noted(first: int, stop: int) -> list[bytes]:
+        seen.extend(range(first, stop))
+        values = get_run(first, stop)
+        runs.append([len(value) for value in values])
+        return values
+
+    monkeypatch.setattr(drive.metadata.register, "get_run", noted)
+    assert len(await tree.list(directory)) == 300
+    # The first run knows nothing of sizes; after it a run has one record more than fit, and these may have grown.
+    assert len(runs) > 10
+    assert max(sum(sizes) for sizes in runs[1:]) < 2 * 4_000
+    assert min(len(sizes) for sizes in runs[1:-1]) > 1
+    assert len(seen) == len(set(seen))
+
+
 def an_entry(*path: bytes) -> Entry:
     """An entry that is only a name."""
     return Entry(path, Kind.FILE, 0, 0o644, 0, 0, (path, 0))
